@@ -1,0 +1,181 @@
+"""The robot spec: what is observed, what is commanded, at which rate and inside which limits."""
+
+from hashlib import sha256
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from mbrl_ros.core.errors import SpecError
+from mbrl_ros.core.message_path import MessagePath
+from mbrl_ros.core.paths import find_config
+from mbrl_ros.core.yaml_file import load, Strict
+import numpy as np
+from pydantic import AfterValidator, Field, model_validator
+
+Unit = Literal['m', 'rad', 'm/s', 'rad/s', 'm/s^2', 'rad/s^2', 'N', 'N*m', 'V', 'A', 's', 'Hz',
+               'K', 'Pa', 'W', '1']
+Feature = Literal['linear', 'angle', 'ignored']
+Target = Literal['delta', 'absolute']
+Name = Annotated[str, Field(pattern=r'^[a-z][a-z0-9_]*$')]
+
+
+def _check_path(text: str) -> str:
+    try:
+        MessagePath.parse(text)
+    except SpecError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+class MessageField(Strict):
+    """One named number on a topic."""
+
+    name: Name
+    unit: Unit
+    topic: str = Field(min_length=1)
+    type: str = Field(pattern=r'^\w+/msg/\w+$')
+    path: Annotated[str, AfterValidator(_check_path)]
+
+
+class ObservationField(MessageField):
+    """A number the robot reports; `feature` is how the model sees it, `target` what it predicts."""
+
+    feature: Feature = 'linear'
+    target: Target = 'delta'
+
+
+class ActionField(MessageField):
+    """A number the robot obeys: limits and safe value in `unit`, rate limit in `unit` a second."""
+
+    min: float
+    max: float
+    rate_limit: float = Field(gt=0)
+    safe_value: float
+
+    @model_validator(mode='after')
+    def _check_range(self) -> 'ActionField':
+        if self.min >= self.max:
+            raise ValueError(f'empty range: min {self.min} must be below max {self.max}')
+        if not self.min <= self.safe_value <= self.max:
+            raise ValueError(f'safe_value {self.safe_value} outside [{self.min}, {self.max}]')
+        return self
+
+
+class SimulationSpec(Strict):
+    """How the simulated robot starts: MJCF below models/ (or a path), keyframe, noise on it."""
+
+    mjcf: str
+    keyframe: str
+    initial_std: float = Field(default=0.0, ge=0.0)
+
+
+class RobotSpec(Strict):
+    """
+    A robot, as read from config/robots/<name>.yaml.
+
+    Attributes
+    ----------
+    observation : tuple of ObservationField
+        Defines the state vector, shape (S,), in this order.
+    action : tuple of ActionField
+        Defines the action vector, shape (A,), in this order.
+    stale_after_s : dict of str to float
+        Age [s] at which an observation of each topic may no longer be acted upon.
+
+    """
+
+    name: Name
+    description: str = ''
+    control_rate_hz: float = Field(gt=0, le=1000)
+    observation: tuple[ObservationField, ...] = Field(min_length=1)
+    action: tuple[ActionField, ...] = Field(min_length=1)
+    stale_after_s: dict[str, Annotated[float, Field(gt=0)]]
+    simulation: SimulationSpec | None = None
+
+    @model_validator(mode='after')
+    def _check_names(self) -> 'RobotSpec':
+        names = [*self.state_names, *self.action_names]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise ValueError(f'names used twice: {", ".join(double)}')
+        topics = sorted({field.topic for field in self.observation})
+        if sorted(self.stale_after_s) != topics:
+            raise ValueError(f'stale_after_s must name each observed topic: {", ".join(topics)}')
+        types: dict[str, str] = {}
+        for field in (*self.observation, *self.action):
+            if types.setdefault(field.topic, field.type) != field.type:
+                raise ValueError(f"topic '{field.topic}' is given two types: "
+                                 f'{types[field.topic]} and {field.type}')
+        return self
+
+    @property
+    def dt_s(self) -> float:
+        """Control period [s], also the time step of the model."""
+        return 1.0 / self.control_rate_hz
+
+    @property
+    def dt_ns(self) -> int:
+        """Control period [ns]."""
+        return round(1e9 / self.control_rate_hz)
+
+    @property
+    def state_names(self) -> list[str]:
+        """Names of the state vector, length S."""
+        return [field.name for field in self.observation]
+
+    @property
+    def action_names(self) -> list[str]:
+        """Names of the action vector, length A."""
+        return [field.name for field in self.action]
+
+    @property
+    def action_min(self) -> np.ndarray:
+        """Lower action limits, shape (A,), in each field's unit."""
+        return np.array([field.min for field in self.action])
+
+    @property
+    def action_max(self) -> np.ndarray:
+        """Upper action limits, shape (A,), in each field's unit."""
+        return np.array([field.max for field in self.action])
+
+    @property
+    def action_rate_limit(self) -> np.ndarray:
+        """Largest change of the command, shape (A,), in each field's unit a second."""
+        return np.array([field.rate_limit for field in self.action])
+
+    @property
+    def safe_value(self) -> np.ndarray:
+        """Command that is always allowed, shape (A,)."""
+        return np.array([field.safe_value for field in self.action])
+
+    def observation_topics(self) -> dict[str, str]:
+        """Return each observed topic and its message type."""
+        return {field.topic: field.type for field in self.observation}
+
+    def action_topics(self) -> dict[str, str]:
+        """Return each command topic and its message type."""
+        return {field.topic: field.type for field in self.action}
+
+    def signature(self) -> dict[str, Any]:
+        """
+        Return what a model depends on: rate, fields, units, limits; no topic.
+
+        A model trained on the simulator drives the robot if both have the same signature, under
+        whatever topic names.
+        """
+        wire = {'topic', 'type', 'path'}
+        return {
+            'control_rate_hz': self.control_rate_hz,
+            'observation': [f.model_dump(exclude=wire) for f in self.observation],
+            'action': [f.model_dump(exclude={*wire, 'safe_value', 'rate_limit'})
+                       for f in self.action],
+        }
+
+    def signature_hash(self) -> str:
+        """Return the SHA-256 of the signature, as hexadecimal text."""
+        return sha256(json.dumps(self.signature(), sort_keys=True).encode()).hexdigest()
+
+
+def load_robot(name: str | Path) -> RobotSpec:
+    """Load a robot spec by its shipped name or by the path of a YAML file."""
+    return load(find_config('robots', str(name)), RobotSpec)

@@ -1,0 +1,108 @@
+"""The task spec: what is minimised, towards which goal, over which planning horizon."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from mbrl_ros.core.errors import SpecError
+from mbrl_ros.core.paths import find_config
+from mbrl_ros.core.robot import _check_path, Name, RobotSpec
+from mbrl_ros.core.yaml_file import load, Strict
+import numpy as np
+from pydantic import AfterValidator, Field, model_validator
+
+
+class GoalField(Strict):
+    """One number of the goal: a constant, or the latest value on a topic (then `value` first)."""
+
+    name: Name
+    value: float
+    topic: str | None = None
+    type: str | None = Field(default=None, pattern=r'^\w+/msg/\w+$')
+    path: Annotated[str, AfterValidator(_check_path)] | None = None
+
+    @model_validator(mode='after')
+    def _check_source(self) -> 'GoalField':
+        given = [part is not None for part in (self.topic, self.type, self.path)]
+        if any(given) and not all(given):
+            raise ValueError('a goal from a topic needs topic, type and path')
+        return self
+
+
+class CostTerm(Strict):
+    """One term of the cost: a file of mbrl_ros/costs, its weight and its own parameters."""
+
+    term: str
+    name: Name | None = None
+    weight: float = Field(default=1.0, ge=0.0)
+    params: dict[str, Any] = {}
+
+    @property
+    def label(self) -> str:
+        """Name under which the share of this term is reported."""
+        return self.name or self.term
+
+
+class Bounds(Strict):
+    """Range of one state field inside which an episode goes on."""
+
+    min: float
+    max: float
+
+
+class TaskSpec(Strict):
+    """A task, as read from config/tasks/<name>.yaml."""
+
+    name: Name
+    robot: Name
+    description: str = ''
+    horizon: int = Field(ge=1, le=200)
+    episode_steps: int = Field(ge=1)
+    goal: tuple[GoalField, ...] = ()
+    cost: tuple[CostTerm, ...] = Field(min_length=1)
+    termination: dict[str, Bounds] = {}
+
+    @model_validator(mode='after')
+    def _check_labels(self) -> 'TaskSpec':
+        labels = [term.label for term in self.cost]
+        double = sorted({label for label in labels if labels.count(label) > 1})
+        if double:
+            raise ValueError(f'cost terms with the same name: {", ".join(double)}; '
+                             "give each a 'name'")
+        return self
+
+    @property
+    def goal_names(self) -> list[str]:
+        """Names of the goal vector, length G."""
+        return [field.name for field in self.goal]
+
+    @property
+    def goal_values(self) -> np.ndarray:
+        """Return the constant goal, shape (G,)."""
+        return np.array([field.value for field in self.goal])
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weights of the cost terms, shape (T,)."""
+        return np.array([term.weight for term in self.cost])
+
+
+def load_task(name: str | Path, robot: RobotSpec) -> TaskSpec:
+    """
+    Load a task spec and check it against the robot it is for.
+
+    Raises
+    ------
+    SpecError
+        If the task is for another robot, or ends episodes by a field the robot does not have.
+
+    """
+    path = find_config('tasks', str(name))
+    task = load(path, TaskSpec)
+    if task.robot != robot.name:
+        raise SpecError(f"{path}: robot: the task is for '{task.robot}', not '{robot.name}'. "
+                        f'Try: --robot {task.robot}')
+    unknown = sorted(set(task.termination) - set(robot.state_names))
+    if unknown:
+        raise SpecError(f'{path}: termination: unknown field {", ".join(unknown)}; '
+                        f'allowed: {", ".join(robot.state_names)}')
+    return task

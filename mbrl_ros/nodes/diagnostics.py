@@ -1,0 +1,59 @@
+"""A small /diagnostics updater: one status a concern, once a second, on the steady clock."""
+
+from collections.abc import Callable, Mapping
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+Report = tuple[bytes, str, Mapping[str, object]]
+
+
+def status(name: str, hardware_id: str, report: Report) -> DiagnosticStatus:
+    """Build a DiagnosticStatus from (level, message, values)."""
+    level, message, values = report
+    return DiagnosticStatus(
+        level=level, name=name, message=message, hardware_id=hardware_id,
+        values=[KeyValue(key=key, value=_text(value)) for key, value in values.items()])
+
+
+class Diagnostics:
+    """
+    Publishes the reports of a node on /diagnostics at 1 Hz.
+
+    Parameters
+    ----------
+    node : Node
+        Owner; its name starts each status name.
+    hardware_id : str
+        Name of the robot.
+    reports : mapping of str to callable
+        Concern to a function that returns (level, message, values).
+
+    """
+
+    def __init__(self, node: Node, hardware_id: str,
+                 reports: Mapping[str, Callable[[], Report]]) -> None:
+        self._node, self._hardware_id, self._reports = node, hardware_id, dict(reports)
+        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        # Node.create_publisher of a lifecycle node is a plain publisher: it reports in any state.
+        self._timer = node.create_timer(1.0, self.publish,
+                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def publish(self) -> None:
+        """Publish all reports now."""
+        array = DiagnosticArray()
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        array.status = [status(f'{self._node.get_name()}: {concern}', self._hardware_id, report())
+                        for concern, report in self._reports.items()]
+        self._publisher.publish(array)
+
+    def close(self) -> None:
+        """Stop reporting."""
+        self._node.destroy_timer(self._timer)
+        self._node.destroy_publisher(self._publisher)
+
+
+def _text(value: object) -> str:
+    return f'{value:.6g}' if isinstance(value, float) else str(value)

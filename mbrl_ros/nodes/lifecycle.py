@@ -1,0 +1,160 @@
+"""The lifecycle node under all of ours, and the loop that runs one as a process."""
+
+from collections.abc import Callable
+import signal
+import traceback
+
+from mbrl_ros.core.errors import MbrlError, SpecError
+from mbrl_ros.core.yaml_file import Strict
+from mbrl_ros.nodes import params
+from pydantic import Field
+from rcl_interfaces.msg import SetParametersResult
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+
+
+class NodeParams(Strict):
+    """Parameters that every node has."""
+
+    robot: str = Field('cartpole', description='Robot spec: a shipped name or a .yaml path')
+    autostart: bool = Field(False, description='Configure and activate without being asked')
+
+
+class ManagedNode(LifecycleNode):
+    """
+    A lifecycle node whose transitions say why they fail.
+
+    Subclasses override `configure`, `activate`, `deactivate` and `cleanup`. An MbrlError raised
+    there is logged as it is and fails the transition; any other exception is logged with its
+    traceback (rclpy alone would swallow both). Parameters are those of one pydantic model; they
+    are read at configure, and a change is refused while the node is configured.
+    """
+
+    def __init__(self, name: str, model: type[NodeParams]) -> None:
+        super().__init__(name)
+        self.params_model = model
+        self.params: NodeParams
+        self.refusal = ''
+        self.is_configured = False
+        self.is_active = False
+        params.declare(self, model)
+        self.add_on_set_parameters_callback(self._check_parameters)
+
+    def configure(self) -> None:
+        """Load, check and allocate, with `self.params` freshly read."""
+
+    def activate(self) -> None:
+        """Start to act."""
+
+    def deactivate(self) -> None:
+        """Stop acting; must leave the robot safe."""
+
+    def cleanup(self) -> None:
+        """Release what configure made."""
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read the parameters and configure."""
+        def work() -> None:
+            self.params = params.read(self, self.params_model)
+            self.configure()
+            self.is_configured = True
+        return self._guard('configure', work)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Activate, and let the lifecycle publishers publish."""
+        def work() -> None:
+            super(ManagedNode, self).on_activate(state)
+            self.activate()
+            self.is_active = True
+        return self._guard('activate', work)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Deactivate; publishers stop last, so that a safe value can still go out."""
+        def work() -> None:
+            self.is_active = False
+            self.deactivate()
+            super(ManagedNode, self).on_deactivate(state)
+        return self._guard('deactivate', work)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release everything."""
+        def work() -> None:
+            self.is_configured = False
+            self.cleanup()
+        return self._guard('cleanup', work)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Leave whatever state the node is in, the robot safe."""
+        return self._guard('shut down', self.leave)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Fall back to unconfigured, the robot safe."""
+        return self._guard('recover', self.leave)
+
+    def leave(self) -> None:
+        """Deactivate and clean up, as far as the node has come."""
+        if self.is_active:
+            self.is_active = False
+            self.deactivate()
+        if self.is_configured:
+            self.is_configured = False
+            self.cleanup()
+
+    def _guard(self, verb: str, work: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            work()
+        except MbrlError as error:
+            self.refusal = str(error)
+            self.get_logger().error(f'cannot {verb}: {error}')
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:  # rclpy would swallow it silently
+            self.refusal = f'{type(error).__name__}: {error}'
+            self.get_logger().error(f'cannot {verb}:\n{traceback.format_exc()}')
+            return TransitionCallbackReturn.ERROR
+        self.refusal = ''
+        return TransitionCallbackReturn.SUCCESS
+
+    def _check_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        ours = [p for p in changes if p.name in self.params_model.model_fields]
+        if ours and self.is_configured:
+            return SetParametersResult(
+                successful=False,
+                reason=f'{ours[0].name} is read at configure: clean up the node, then set it')
+        try:
+            if ours and all(self.has_parameter(name) for name in self.params_model.model_fields):
+                params.read(self, self.params_model, override={p.name: p.value for p in ours})
+        except SpecError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+
+def run(factory: Callable[[], ManagedNode]) -> int:
+    """
+    Run one node as a process until SIGINT or SIGTERM.
+
+    Signals are ours, not rclpy's: rclpy would close the context first, and the safe value could no
+    longer be published.
+    """
+    stop: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, frame: stop.append(received))
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = factory()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    status = 0
+    try:
+        if node.get_parameter('autostart').value:
+            if node.trigger_configure() != TransitionCallbackReturn.SUCCESS \
+                    or node.trigger_activate() != TransitionCallbackReturn.SUCCESS:
+                status = 1
+        while not stop and not status:
+            executor.spin_once(timeout_sec=0.1)
+    finally:
+        node.leave()
+        node.destroy_node()
+        rclpy.shutdown()
+    return status

@@ -1,0 +1,68 @@
+"""ROS parameters generated from a pydantic model: one source for type, default, range and help."""
+
+from typing import Any, get_args, TypeVar
+
+from annotated_types import Ge, Le
+from mbrl_ros.core.errors import SpecError
+from mbrl_ros.core.yaml_file import describe, Strict
+from pydantic import ValidationError
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+
+T = TypeVar('T', bound=Strict)
+
+
+def declare(node: Node, model: type[Strict], prefix: str = '',
+            defaults: dict[str, Any] | None = None) -> None:
+    """
+    Declare every field of `model` as a ROS parameter `prefix + field`.
+
+    Parameters
+    ----------
+    node : Node
+        Where the parameters live.
+    model : type of Strict
+        Fields must have a default and a description; bounds (ge, le) become parameter ranges.
+    prefix : str
+        Such as 'cem.' for the parameters of a planner.
+    defaults : dict, optional
+        Values that replace the defaults of the model, such as those of a YAML file.
+
+    """
+    for name, field in model.model_fields.items():
+        if node.has_parameter(prefix + name):
+            continue
+        value = (defaults or {}).get(name, field.default)
+        low = next((m.ge for m in field.metadata if isinstance(m, Ge)), None)
+        high = next((m.le for m in field.metadata if isinstance(m, Le)), None)
+        descriptor = ParameterDescriptor(description=field.description or '')
+        choices = [arg for arg in get_args(field.annotation) if isinstance(arg, str)]
+        if choices:
+            descriptor.additional_constraints = 'one of: ' + ', '.join(choices)
+        if isinstance(value, float) and low is not None and high is not None:
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(low), to_value=float(high))]
+        elif isinstance(value, int) and not isinstance(value, bool) \
+                and low is not None and high is not None:
+            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+        node.declare_parameter(prefix + name, value, descriptor)
+
+
+def read(node: Node, model: type[T], prefix: str = '',
+         override: dict[str, Any] | None = None) -> T:
+    """
+    Return the parameters of `node` as a value of `model`.
+
+    Raises
+    ------
+    SpecError
+        If a value is refused; the text names the parameter and what is allowed.
+
+    """
+    values = {name: node.get_parameter(prefix + name).value for name in model.model_fields}
+    values |= {name.removeprefix(prefix): value for name, value in (override or {}).items()
+               if name.removeprefix(prefix) in values and name.startswith(prefix)}
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise SpecError(describe(error, f'{node.get_name()} parameter')) from error

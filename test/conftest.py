@@ -1,0 +1,82 @@
+"""Fixtures that several test files share: a DDS domain of the test's own, nodes that spin."""
+
+from itertools import count
+import os
+import socket
+from threading import Event, Thread
+import time
+
+import pytest
+
+_COUNTER = count()
+
+
+def _is_free(domain):
+    # DDS discovery binds UDP port 7400 + 250 * domain on every host that uses the domain.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(('', 7400 + 250 * domain))
+        except OSError:
+            return False
+    return True
+
+
+@pytest.fixture
+def ros_domain(monkeypatch):
+    """Return an unused ROS_DOMAIN_ID in 1..100, set for this process and its children."""
+    numbers = (1 + (os.getpid() * 7 + next(_COUNTER)) % 100 for _ in range(100))
+    domain = next(number for number in numbers if _is_free(number))
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    return domain
+
+
+@pytest.fixture
+def ros(ros_domain):
+    """Initialise rclpy in a domain of the test's own; nodes made after it land there."""
+    rclpy = pytest.importorskip('rclpy')
+    rclpy.init()
+    yield rclpy
+    rclpy.try_shutdown()
+
+
+@pytest.fixture
+def spin(ros):
+    """Return a function that spins nodes in a background thread until the test ends."""
+    from rclpy.executors import SingleThreadedExecutor  # noqa: PLC0415 (rclpy is optional)
+    running = []
+
+    def start(*nodes):
+        executor, stop = SingleThreadedExecutor(), Event()
+        for node in nodes:
+            executor.add_node(node)
+
+        def work():
+            while not stop.is_set():
+                executor.spin_once(timeout_sec=0.02)
+        thread = Thread(target=work, daemon=True)
+        thread.start()
+        running.append((nodes, executor, stop, thread))
+
+    yield start
+    for nodes, executor, stop, thread in reversed(running):
+        stop.set()
+        thread.join(5.0)
+        for node in nodes:
+            if hasattr(node, 'leave'):
+                node.leave()
+            node.destroy_node()
+        executor.shutdown()
+
+
+@pytest.fixture
+def eventually():
+    """Return a function that waits until a condition holds, and returns whether it came to."""
+    def wait(condition, timeout_s=5.0):
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            if condition():
+                return True
+            time.sleep(0.005)
+        return bool(condition())
+    return wait

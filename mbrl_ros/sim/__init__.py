@@ -1,0 +1,1 @@
+"""The simulated robot without ROS: MuJoCo physics behind a robot spec."""

@@ -1,0 +1,10 @@
+"""Start simulated robot, data logger and controller: the shipped model drives."""
+
+from launch import LaunchDescription
+
+from mbrl_ros.nodes.launching import launch_description
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Build the description of the 'demo' group of mbrl_ros/nodes/table.py."""
+    return launch_description('demo')

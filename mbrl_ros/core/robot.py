@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from pydantic import AfterValidator, Field, model_validator
+
 from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.message_path import MessagePath
 from mbrl_ros.core.paths import find_config
 from mbrl_ros.core.yaml_file import load, Strict
-import numpy as np
-from pydantic import AfterValidator, Field, model_validator
 
 Unit = Literal['m', 'rad', 'm/s', 'rad/s', 'm/s^2', 'rad/s^2', 'N', 'N*m', 'V', 'A', 's', 'Hz',
                'K', 'Pa', 'W', '1']

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+from pydantic import AfterValidator, Field, model_validator
+
 from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.paths import find_config
 from mbrl_ros.core.robot import _check_path, Name, RobotSpec
 from mbrl_ros.core.yaml_file import load, Strict
-import numpy as np
-from pydantic import AfterValidator, Field, model_validator
 
 
 class GoalField(Strict):

@@ -4,10 +4,11 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mbrl_ros.core.errors import SpecError
 from pydantic import BaseModel, ConfigDict, model_validator, ValidationError
 from pydantic_core import PydanticCustomError
 import yaml
+
+from mbrl_ros.core.errors import SpecError
 
 Location = tuple[Hashable, ...]
 

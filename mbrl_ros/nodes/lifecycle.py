@@ -4,9 +4,6 @@ from collections.abc import Callable
 import signal
 import traceback
 
-from mbrl_ros.core.errors import MbrlError, SpecError
-from mbrl_ros.core.yaml_file import Strict
-from mbrl_ros.nodes import params
 from pydantic import Field
 from rcl_interfaces.msg import SetParametersResult
 import rclpy
@@ -14,6 +11,10 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
+
+from mbrl_ros.core.errors import MbrlError, SpecError
+from mbrl_ros.core.yaml_file import Strict
+from mbrl_ros.nodes import params
 
 
 class NodeParams(Strict):

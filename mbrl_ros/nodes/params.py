@@ -3,11 +3,12 @@
 from typing import Any, get_args, TypeVar
 
 from annotated_types import Ge, Le
-from mbrl_ros.core.errors import SpecError
-from mbrl_ros.core.yaml_file import describe, Strict
 from pydantic import ValidationError
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
+
+from mbrl_ros.core.errors import SpecError
+from mbrl_ros.core.yaml_file import describe, Strict
 
 T = TypeVar('T', bound=Strict)
 

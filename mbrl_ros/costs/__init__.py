@@ -1,0 +1,97 @@
+"""
+Cost terms: one file each, pure functions on the Python array API standard.
+
+A term is a module with `Params` (a Strict model of its own parameters) and
+`cost(signal, params)`, where `signal(name)` returns the array of a state, action or goal field by
+its name, and the result has the broadcast shape of what was asked for. NumPy evaluates the same
+function in tests and reports that is traced into the controller's graph.
+"""
+
+from collections.abc import Callable
+import sys
+from typing import Any, Protocol
+
+from mbrl_ros.core import plugins
+from mbrl_ros.core.errors import SpecError
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.core.task import CostTerm, TaskSpec
+from mbrl_ros.core.yaml_file import describe, Strict
+import numpy as np
+from pydantic import ValidationError
+
+Array = Any  # whatever implements the Python array API standard
+Signal = Callable[[str], Array]
+
+
+class _TermModule(Protocol):
+    """What a cost term's file defines."""
+
+    Params: type[Strict]
+
+    def cost(self, signal: Signal, params: Any) -> Array: ...
+
+
+class CostFunction:
+    """
+    The cost of a task: its terms, in order, by field name.
+
+    Parameters
+    ----------
+    task, robot : TaskSpec, RobotSpec
+        The terms and the names they may use.
+
+    Raises
+    ------
+    SpecError
+        If a term, one of its parameters or a field it names is unknown.
+
+    """
+
+    def __init__(self, task: TaskSpec, robot: RobotSpec) -> None:
+        self.labels = [term.label for term in task.cost]
+        self._index = {
+            **{name: (0, i) for i, name in enumerate(robot.state_names)},
+            **{name: (1, i) for i, name in enumerate(robot.action_names)},
+            **{name: (2, i) for i, name in enumerate(task.goal_names)},
+        }
+        self._terms = [self._load(term, task.name) for term in task.cost]
+
+    def terms(self, state: Array, action: Array, goal: Array) -> list[Array]:
+        """
+        Evaluate each term, without its weight.
+
+        Parameters
+        ----------
+        state : array, shape (..., S)
+            State that the action led to.
+        action : array, shape (..., A)
+            Action taken.
+        goal : array, shape (G,)
+            Goal of the task.
+
+        Returns
+        -------
+        list of array, each of shape (...)
+            Terms in the order of the task.
+
+        """
+        def signal(name: str) -> Array:
+            source, index = self._index[name]
+            return (state, action, goal)[source][..., index]
+        return [module.cost(signal, params) for module, params in self._terms]
+
+    def _load(self, term: CostTerm, task_name: str) -> tuple[_TermModule, Strict]:
+        source = f"task '{task_name}': cost term '{term.label}'"
+        module: Any = plugins.find(sys.modules[__name__], term.term)
+        try:
+            params = module.Params.model_validate(term.params)
+        except ValidationError as error:
+            raise SpecError(describe(error, source)) from error
+
+        def check(name: str) -> float:
+            if name not in self._index:
+                raise SpecError(f"{source}: unknown field '{name}'; "
+                                f'allowed: {", ".join(self._index)}')
+            return np.ones(())
+        module.cost(check, params)
+        return module, params

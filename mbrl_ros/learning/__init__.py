@@ -1,0 +1,1 @@
+"""From a dataset to dynamics.onnx. The only package that imports torch."""

@@ -1,0 +1,29 @@
+"""Training settings, read from config/training/<name>.yaml."""
+
+from mbrl_ros.core.yaml_file import Strict
+from pydantic import Field, model_validator
+
+
+class TrainingConfig(Strict):
+    """Network and optimiser of the ensemble; the shipped YAML gives each value's source."""
+
+    members: int = Field(5, ge=2, le=20, description='Networks in the ensemble')
+    hidden_units: tuple[int, ...] = Field((128, 128, 128), min_length=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: tuple[float, ...] = Field((1e-4, 2.5e-4, 2.5e-4, 5e-4))
+    logvar_bounds: tuple[float, float] = Field((-10.0, 0.5), description='Soft bounds at start')
+    logvar_bound_weight: float = Field(0.01, ge=0)
+    batch_size: int = Field(64, ge=1)
+    max_epochs: int = Field(400, ge=1)
+    min_steps: int = Field(1000, ge=0, description='Gradient steps before stopping early')
+    patience_steps: int = Field(600, ge=1, description='Gradient steps without a better score')
+    holdout_fraction: float = Field(0.15, gt=0, lt=0.5)
+    improvement: float = Field(1e-3, ge=0, description='Smallest drop of the holdout loss')
+
+    @model_validator(mode='after')
+    def _check_lengths(self) -> 'TrainingConfig':
+        layers = len(self.hidden_units) + 1
+        if len(self.weight_decay) != layers:
+            raise ValueError(f'weight_decay needs one value a layer: {layers}, '
+                             f'not {len(self.weight_decay)}')
+        return self

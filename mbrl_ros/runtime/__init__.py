@@ -1,0 +1,1 @@
+"""From dynamics.onnx and a task to costs of action sequences, on ONNX Runtime. No torch."""

@@ -77,7 +77,7 @@ class MujocoRobot:
         self._check_limits()
         self._num_substeps = self._count_substeps()
         self._noise_std = observation_noise_std
-        self._noise_rng = np.random.default_rng(noise_seed)
+        self._noise_rng = np.random.default_rng([noise_seed, 1])
         # MuJoCo would reset a diverged robot to its start, silently; step() refuses instead.
         self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         self._scale(mass_scale, friction_scale)

@@ -8,6 +8,7 @@ neither rclpy nor launch.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 import json
+from pathlib import Path
 import sys
 from typing import Any
 
@@ -41,6 +42,8 @@ class NodeOptions:
         if self.log_level.lower() not in LOG_LEVELS:
             raise SpecError(f"log_level '{self.log_level}' is not one of: "
                             f'{", ".join(LOG_LEVELS)}')
+        if self.params_file and not Path(self.params_file).is_file():
+            raise SpecError(f"params_file '{self.params_file}' is not a file")
 
     @classmethod
     def parse(cls, texts: Mapping[str, str]) -> 'NodeOptions':
@@ -50,7 +53,8 @@ class NodeOptions:
         Raises
         ------
         SpecError
-            If use_sim_time is neither true nor false, or log_level is unknown.
+            If use_sim_time is neither true nor false, log_level is unknown, or there is no
+            params_file.
 
         """
         values: dict[str, Any] = {f.name: texts[f.name] for f in fields(cls) if f.name in texts}

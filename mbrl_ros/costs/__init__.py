@@ -11,13 +11,14 @@ from collections.abc import Callable
 import sys
 from typing import Any, Protocol
 
+import numpy as np
+from pydantic import ValidationError
+
 from mbrl_ros.core import plugins
 from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import CostTerm, TaskSpec
 from mbrl_ros.core.yaml_file import describe, Strict
-import numpy as np
-from pydantic import ValidationError
 
 Array = Any  # whatever implements the Python array API standard
 Signal = Callable[[str], Array]

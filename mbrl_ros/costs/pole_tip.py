@@ -6,8 +6,9 @@ Source: the cart-pole reward of Chua et al. 2018 (PETS), arXiv:1805.12114, negat
 
 from typing import Any
 
-from mbrl_ros.core.yaml_file import Strict
 from pydantic import Field
+
+from mbrl_ros.core.yaml_file import Strict
 
 
 class Params(Strict):

@@ -1,7 +1,8 @@
 """Training settings, read from config/training/<name>.yaml."""
 
-from mbrl_ros.core.yaml_file import Strict
 from pydantic import Field, model_validator
+
+from mbrl_ros.core.yaml_file import Strict
 
 
 class TrainingConfig(Strict):

@@ -1,11 +1,13 @@
 """The ensemble: E probabilistic networks evaluated as one batched network."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-from mbrl_ros.core.robot import RobotSpec
 import numpy as np
 import torch
 from torch import nn, Tensor
+
+from mbrl_ros.core.robot import RobotSpec
 
 
 class Ensemble(nn.Module):
@@ -51,7 +53,7 @@ class Ensemble(nn.Module):
         sizes = [num_features, *hidden_units, 2 * state_size]
         self.weights = nn.ParameterList()
         self.biases = nn.ParameterList()
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for inputs, outputs in pairwise(sizes):
             weight = torch.empty(members, inputs, outputs)
             std = 1.0 / (2.0 * inputs**0.5)
             nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std, generator=generator)

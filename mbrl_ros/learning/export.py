@@ -1,13 +1,14 @@
 """Write the ensemble as dynamics.onnx: one step of all members, in physical units."""
 
-from mbrl_ros.core.errors import ModelError
-from mbrl_ros.learning.ensemble import Ensemble
 import numpy as np
 import onnx
 import onnxruntime
 from spox import argument, build, Tensor, Var
 import spox.opset.ai.onnx.v21 as op
 import torch
+
+from mbrl_ros.core.errors import ModelError
+from mbrl_ros.learning.ensemble import Ensemble
 
 TOLERANCE = 1e-5
 
@@ -55,6 +56,10 @@ def check(model: onnx.ModelProto, ensemble: Ensemble, state: np.ndarray,
 
     Parameters
     ----------
+    model : ModelProto
+        What `to_onnx` built.
+    ensemble : Ensemble
+        What it was built from.
     state, action : arrays, shapes (N, S) and (N, A)
         Inputs in physical units.
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from mbrl_ros.core.errors import ModelError
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.learning.config import TrainingConfig
 from mbrl_ros.learning.ensemble import Ensemble
-import numpy as np
-import torch
-from torch import Tensor
 
 Transitions = tuple[np.ndarray, np.ndarray, np.ndarray]
 Progress = Callable[[int, int, float], None]
@@ -104,7 +105,7 @@ def train(robot: RobotSpec, training: Transitions, holdout: Transitions, config:
         patient = step - best_step < config.patience_steps
         if step >= config.min_steps and not patient.any():
             break
-    best |= {name: value for name, value in ensemble.named_buffers()}
+    best |= dict(ensemble.named_buffers())
     ensemble.load_state_dict(best)
     return TrainingResult(ensemble, epoch, step, best_loss.numpy(), history)
 

@@ -11,22 +11,31 @@ from dataclasses import dataclass
 import sys
 from typing import Any, Literal, Protocol
 
-from mbrl_ros.core import plugins
-from mbrl_ros.core.paths import find_config
-from mbrl_ros.core.yaml_file import load, Strict
 import numpy as np
-from pydantic import Field
+from pydantic import Field, ValidationError
+
+from mbrl_ros.core import plugins
+from mbrl_ros.core.errors import SpecError
+from mbrl_ros.core.paths import find_config
+from mbrl_ros.core.yaml_file import describe, load, Strict
 
 Array = Any  # whatever implements the Python array API standard
 
 
-class PlanningConfig(Strict):
-    """A planner and how its candidates are rolled out, as read from config/planners/*.yaml."""
+class RolloutConfig(Strict):
+    """How candidates are rolled out."""
 
-    planner: str = Field(description='Name of a file in mbrl_ros/planning')
-    particles: int = Field(5, ge=1, description='Particles a candidate, a multiple of members')
+    particles: int = Field(5, ge=1, le=1000,
+                           description='Particles a candidate; a multiple of the members')
     propagation: Literal['ts_infinity', 'ts1'] = Field(
         'ts_infinity', description='Trajectory sampling: a particle keeps or changes its member')
+
+
+class PlanningConfig(Strict):
+    """A planner and its rollouts, as read from config/planners/<name>.yaml."""
+
+    planner: str = Field(description='Name of a file in mbrl_ros/planning')
+    rollout: RolloutConfig = RolloutConfig()
     params: dict[str, Any] = Field({}, description="The planner's own Config")
 
 
@@ -43,7 +52,7 @@ class Noise(Protocol):
     """Source of random numbers: NumPy in the controller and in tests, a graph input in a graph."""
 
     def draw(self, count: int) -> Array:
-        """Return `count` noise sequences, shape (count, H, A), of unit variance before clipping."""
+        """Return `count` noise sequences of unit variance, shape (count, H, A)."""
 
 
 class Planner(Protocol):
@@ -110,8 +119,12 @@ def optimise(planner: Planner, state: Any, noise: Noise,
 
 def load_planning(name: str) -> PlanningConfig:
     """Load a planner's YAML by its shipped name or path, its own parameters checked."""
-    config = load(find_config('planners', name), PlanningConfig)
-    config_class(config.planner).model_validate(config.params)
+    path = find_config('planners', name)
+    config = load(path, PlanningConfig)
+    try:
+        config_class(config.planner).model_validate(config.params)
+    except ValidationError as error:
+        raise SpecError(describe(error, f'{path}: params')) from error
     return config
 
 

@@ -8,12 +8,13 @@ kept elites it has the main ideas of iCEM, which need far fewer candidates.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from pydantic import Field, model_validator
+
 from mbrl_ros.core.errors import PlanningError
 from mbrl_ros.core.yaml_file import Strict
 from mbrl_ros.planning import ActionSpace, Noise
 from mbrl_ros.planning._noise import GaussianNoise
-import numpy as np
-from pydantic import Field, model_validator
 
 Array = Any
 
@@ -27,7 +28,7 @@ class Config(Strict):
     smoothing: float = Field(0.1, ge=0.0, le=0.99,
                              description='Share of the old mean and std kept at a refit')
     noise_exponent: float = Field(0.0, ge=0.0, le=4.0,
-                                  description='Power spectrum f^-exponent of the noise; 0 is white')
+                                  description='Noise power goes as f^-exponent; 0 is white')
     keep_elites: int = Field(0, ge=0, le=1000,
                              description='Elites that join the next population, shifted in time')
     initial_std: float = Field(0.25, gt=0.0, le=1.0,

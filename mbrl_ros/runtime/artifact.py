@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mbrl_ros.core.errors import ModelError
-from mbrl_ros.core.robot import RobotSpec
 import onnx
 
+from mbrl_ros.core.errors import ModelError
+from mbrl_ros.core.robot import RobotSpec
+
 METADATA_KEY = 'mbrl_ros'
-REQUIRED = ('signature', 'signature_hash', 'members', 'spread_limit', 'state_std', 'horizon')
+REQUIRED = ('signature', 'signature_hash', 'members', 'step_std', 'state_std', 'spread_p99')
 
 
 @dataclass(frozen=True)

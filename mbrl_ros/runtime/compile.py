@@ -10,16 +10,17 @@ Loop (CUDA graphs allow none).
 
 from typing import Any, Literal
 
-from mbrl_ros.core.errors import SpecError
-from mbrl_ros.core.robot import RobotSpec
-from mbrl_ros.core.task import TaskSpec
-from mbrl_ros.costs import CostFunction
-from mbrl_ros.runtime.artifact import Artifact
 import ndonnx as ndx
 import numpy as np
 import onnx
 from spox import argument, build, inline, Tensor, Var
 import spox.opset.ai.onnx.v21 as op
+
+from mbrl_ros.core.errors import SpecError
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.core.task import TaskSpec
+from mbrl_ros.costs import CostFunction
+from mbrl_ros.runtime.artifact import Artifact
 
 Propagation = Literal['ts_infinity', 'ts1']
 

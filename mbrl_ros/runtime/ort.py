@@ -2,15 +2,17 @@
 
 from typing import Literal
 
-from mbrl_ros.core.errors import ProviderError
 import onnx
 import onnxruntime
+
+from mbrl_ros.core.errors import ProviderError
 
 Provider = Literal['cpu', 'cuda']
 _NAMES = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider'}
 
 
-def open_session(model: onnx.ModelProto, provider: Provider = 'cpu') -> onnxruntime.InferenceSession:
+def open_session(model: onnx.ModelProto,
+                 provider: Provider = 'cpu') -> onnxruntime.InferenceSession:
     """
     Open a session that runs on the given provider and on no other.
 

@@ -4,17 +4,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 import os
 
+import numpy as np
+
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.runtime.artifact import Artifact
 from mbrl_ros.runtime.compile import compile_rollout, Propagation
 from mbrl_ros.runtime.ort import open_session, Provider
-import numpy as np
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Random numbers of one plan, shared by all candidates: noise (H, K, S), permutation (H, K)."""
+    """Random numbers all candidates share: noise (H, K, S), permutation (H, K)."""
 
     noise: np.ndarray
     permutation: np.ndarray
@@ -22,7 +23,8 @@ class Draw:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model foresees for one action sequence.
+    """
+    What the model foresees for one action sequence.
 
     Attributes
     ----------

@@ -1,0 +1,1 @@
+"""One control step: latency compensation, plan, deadline, fallback, safety gate. No ROS."""

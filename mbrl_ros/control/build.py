@@ -1,0 +1,88 @@
+"""Put a pilot together: from names and settings to what turns observations into ticks."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+import time
+
+import numpy as np
+
+from mbrl_ros.control.exploration import make_signal
+from mbrl_ros.control.gate import SafetyGate
+from mbrl_ros.control.mpc import Mpc
+from mbrl_ros.control.tick import CollectPilot, Pilot, PlanPilot
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.core.task import TaskSpec
+from mbrl_ros.core.yaml_file import Strict
+from mbrl_ros.planning import ActionSpace, make_planner, RolloutConfig
+from mbrl_ros.runtime import artifact
+from mbrl_ros.runtime.ort import Provider
+from mbrl_ros.runtime.rollout import Rollout
+
+WARM_UP_PLANS = 20
+
+
+@dataclass(frozen=True)
+class PilotConfig:
+    """Settings of a pilot; `signal` names an exploration signal, or is empty to plan."""
+
+    model: Path
+    signal: str
+    planner: str
+    planner_config: Strict
+    rollout: RolloutConfig
+    provider: Provider
+    delay_steps: int
+    deadline_s: float | None
+    max_spread: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Built:
+    """A pilot, its rollout (None when collecting), and what to log and report of them."""
+
+    pilot: Pilot
+    rollout: Rollout | None = None
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig) -> Built:
+    """
+    Build a pilot, the model loaded, verified, compiled and warmed up.
+
+    Raises
+    ------
+    ModelError, SpecError, ProviderError
+        If the model, the task or the provider is refused.
+
+    """
+    generator = np.random.default_rng(config.seed)
+    if config.signal:
+        gate = SafetyGate(robot, float('inf'), task.termination)
+        return Built(CollectPilot(make_signal(config.signal, robot, generator), gate),
+                     notes=[f"collects with signal '{config.signal}', seed {config.seed}"],
+                     facts={'signal': config.signal, 'seed': config.seed})
+    model = artifact.load(config.model, robot)
+    began = time.perf_counter()
+    rollout = Rollout(model, robot, task, config.rollout.particles, config.rollout.propagation,
+                      config.provider)
+    compile_s = time.perf_counter() - began
+    space = ActionSpace(task.horizon, robot.action_min, robot.action_max)
+    planner = make_planner(config.planner, config.planner_config, space)
+    mpc = Mpc(model, rollout, planner, robot, generator)
+    warm_ms = np.array(mpc.warm_up(WARM_UP_PLANS)) * 1e3
+    limit = config.max_spread * model.metadata['spread_p99']
+    gate = SafetyGate(robot, limit, task.termination)
+    pilot = PlanPilot(mpc, gate, robot, config.delay_steps, config.deadline_s)
+    notes = [
+        f'model {config.model}, hash {model.hash[:16]}, provider {config.provider}',
+        f'compiled in {compile_s:.2f} s; plans at rest take {np.median(warm_ms):.1f} ms '
+        f'(slowest of {WARM_UP_PLANS}: {warm_ms.max():.1f} ms), period {robot.dt_s * 1e3:g} ms',
+        f'seed {config.seed}, spread limit {limit:.3g} typical steps']
+    if task.horizon > model.metadata['horizon']:
+        notes.append(f"the task plans {task.horizon} steps; the model's own recommended horizon "
+                     f"is {model.metadata['horizon']}")
+    facts = {'provider': config.provider, 'hash': model.hash, 'path': str(config.model),
+             'seed': config.seed, 'spread_limit': limit}
+    return Built(pilot, rollout, notes, facts)

@@ -1,0 +1,112 @@
+"""The safety gate: the last thing before the command topic. It cannot be switched off."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.core.task import Bounds
+
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """
+    What the gate lets out.
+
+    Attributes
+    ----------
+    command : array, shape (A,)
+        The action, slowed to the rate limit if need be, or the safe value.
+    reason : str
+        Empty if the action passed unchanged; else why it did not.
+    safe : bool
+        True if the command is the safe value in place of the action.
+
+    """
+
+    command: np.ndarray
+    reason: str
+    safe: bool
+
+
+class SafetyGate:
+    """
+    Lets an action out only if it is finite, allowed, and made from a fresh and trusted state.
+
+    Parameters
+    ----------
+    robot : RobotSpec
+        Limits, rate limits, safe value.
+    max_spread : float
+        Largest one-step disagreement of the members, in typical steps, that is still trusted.
+    termination : dict of str to Bounds
+        Ranges of state fields outside which the task does not act.
+
+    Notes
+    -----
+    An action beyond the rate limit is slowed down to it, since its direction is still right. The
+    safe value itself is not slowed: it must be reached at once.
+
+    """
+
+    def __init__(self, robot: RobotSpec, max_spread: float,
+                 termination: dict[str, Bounds]) -> None:
+        self._robot, self._max_spread = robot, max_spread
+        self._termination = [(robot.state_names.index(name), name, bounds)
+                             for name, bounds in termination.items()]
+        self._step = robot.action_rate_limit * robot.dt_s
+        self._last = robot.safe_value
+
+    def check(self, action: np.ndarray | None, state: np.ndarray | None, problem: str,
+              spread: float) -> Verdict:
+        """
+        Judge one action.
+
+        Parameters
+        ----------
+        action : array, shape (A,), or None
+            None if there is no plan to act on.
+        state : array, shape (S,), or None
+            Latest observation; None if there is none.
+        problem : str
+            What is wrong with the observation (stale, NaN, missing); empty if nothing.
+        spread : float
+            Disagreement of the members here, in typical steps; 0 where no model is used.
+
+        """
+        reason = problem or self._refusal(action, state, spread)
+        if reason or action is None:
+            return self._out(self._robot.safe_value, reason or 'no plan yet', safe=True)
+        slowed = np.clip(action, self._last - self._step, self._last + self._step)
+        limited = np.abs(slowed - action) > TOLERANCE
+        if limited.any():
+            names = ', '.join(np.array(self._robot.action_names)[limited])
+            return self._out(slowed, f'slowed to the rate limit: {names}', safe=False)
+        return self._out(action, '', safe=False)
+
+    def _refusal(self, action: np.ndarray | None, state: np.ndarray | None,
+                 spread: float) -> str:
+        if state is None:
+            return 'no observation yet'
+        for index, name, bounds in self._termination:
+            if not bounds.min <= state[index] <= bounds.max:
+                return (f'{name} = {state[index]:.4g} outside the task range '
+                        f'[{bounds.min:g}, {bounds.max:g}]')
+        if action is None:
+            return 'no plan yet'
+        if not np.isfinite(action).all():
+            return f'action is not finite: {action}'
+        low, high = self._robot.action_min, self._robot.action_max
+        outside = (action < low - TOLERANCE) | (action > high + TOLERANCE)
+        if outside.any():
+            return f'action {action} outside the limits [{low}, {high}]'
+        if not spread <= self._max_spread:
+            return (f'model not trusted here: members disagree by {spread:.3g} typical steps, '
+                    f'limit {self._max_spread:.3g}')
+        return ''
+
+    def _out(self, command: np.ndarray, reason: str, *, safe: bool) -> Verdict:
+        self._last = command
+        return Verdict(command, reason, safe)

@@ -1,0 +1,144 @@
+"""Model-predictive control: carry the state forward to when the command acts, then plan."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import time
+from typing import Any
+
+import numpy as np
+
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.planning import optimise, Planner
+from mbrl_ros.runtime.artifact import Artifact
+from mbrl_ros.runtime.ort import open_session
+from mbrl_ros.runtime.rollout import Prediction, Rollout
+
+
+@dataclass(frozen=True)
+class Decision:
+    """
+    One plan and what it was made from.
+
+    Attributes
+    ----------
+    tick : int
+        Tick at which `actions[0]` is to be sent; `actions[i]` belongs to tick + i.
+    actions : array, shape (H, A)
+        Planned actions.
+    start : array, shape (S,)
+        State the plan starts from: the observation carried through the commands in flight.
+    prediction : Prediction
+        What the model foresees under the plan.
+    spread : float
+        Disagreement of the members about the first step, in typical steps.
+    rejected : int
+        Candidates whose cost was not finite.
+    plan_s : float
+        Time it took.
+
+    """
+
+    tick: int
+    actions: np.ndarray
+    start: np.ndarray
+    prediction: Prediction
+    spread: float
+    rejected: int
+    plan_s: float
+
+
+class OneStep:
+    """One step of all members on ONNX Runtime, for the present rather than for a plan."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._session = open_session(artifact.model)
+        self._members = artifact.members
+        self._typical_step = np.array(artifact.metadata['step_std'])
+
+    def __call__(self, state: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, float]:
+        """
+        Predict one step.
+
+        Returns
+        -------
+        next_state : array, shape (S,)
+            Mean over the members.
+        spread : float
+            Std over the members in typical steps of each field, root mean square over the fields.
+
+        """
+        shape = (self._members, 1, -1)
+        observation, action = (np.broadcast_to(np.asarray(a, np.float32), shape[:2] + a.shape)
+                               for a in (state, action))
+        mean = self._session.run(['mean'], {'observation': observation, 'action': action})[0]
+        deviation = mean[:, 0].std(axis=0) / self._typical_step
+        return mean[:, 0].mean(axis=0), float(np.sqrt(np.mean(deviation**2)))
+
+
+class Mpc:
+    """
+    Plans from observations; keeps the warm start from one plan to the next.
+
+    Parameters
+    ----------
+    artifact, rollout, planner
+        Model, its compiled rollout and the planner.
+    robot : RobotSpec
+        Sizes and limits.
+    generator : numpy Generator
+        Source of every random number.
+
+    """
+
+    def __init__(self, artifact: Artifact, rollout: Rollout, planner: Planner, robot: RobotSpec,
+                 generator: np.random.Generator) -> None:
+        self._rollout, self._planner, self._robot = rollout, planner, robot
+        self._one_step = OneStep(artifact)
+        self._generator = generator
+        self._noise = planner.noise(generator)
+        self._state: Any = planner.init()
+        self._tick = 0
+
+    def plan(self, tick: int, observation: np.ndarray,
+             in_flight: Sequence[np.ndarray]) -> Decision:
+        """
+        Plan once.
+
+        Parameters
+        ----------
+        tick : int
+            Number of this control tick; the warm start is shifted by the ticks since the last.
+        observation : array, shape (S,)
+            Latest observation.
+        in_flight : sequence of array, shape (A,)
+            Commands sent that act between the observation and this plan's first action.
+
+        Raises
+        ------
+        PlanningError
+            If too few candidates have a finite cost.
+
+        """
+        began = time.perf_counter()
+        start = observation
+        for command in in_flight:
+            start, _ = self._one_step(start, command)
+        shift = min(tick - self._tick, self._rollout.horizon) if self._tick else 0
+        warm = self._planner.shift(self._state, shift) if shift else self._state
+        draw = self._rollout.draw(self._generator)
+        plan = optimise(self._planner, warm, self._noise,
+                        lambda actions: self._rollout.costs(start, actions, draw))
+        self._state, self._tick = plan.state, tick
+        _, spread = self._one_step(start, plan.actions[0])
+        prediction = self._rollout.predict(start, plan.actions, draw)
+        return Decision(tick, plan.actions, start, prediction, spread, plan.rejected,
+                        time.perf_counter() - began)
+
+    def warm_up(self, runs: int) -> list[float]:
+        """Plan `runs` times from rest and forget it all; return the times [s]."""
+        state, tick, bits = self._state, self._tick, self._generator.bit_generator.state
+        rest = np.zeros(len(self._robot.observation))
+        times = [self.plan(1 + i, rest, [self._robot.safe_value]).plan_s for i in range(runs)]
+        self._state, self._tick = state, tick
+        self._generator.bit_generator.state = bits
+        return times

@@ -1,0 +1,48 @@
+"""The model card: what a person should know before a robot is driven with a model."""
+
+from typing import Any
+
+
+def render(metadata: dict[str, Any]) -> str:
+    """Return the card of a model as Markdown, from the metadata inside the file."""
+    scores = metadata['holdout']
+    rows = '\n'.join(
+        f"| {field['name']} | {field['unit']} | {scores['r2'][field['name']]:.4f} | "
+        f"{scores['nll'][field['name']]:.2f} | {scores['coverage_95'][field['name']]:.0%} |"
+        for field in metadata['signature']['observation'])
+    steps = {int(row['k']): row for row in scores['k_step']}
+    errors = ', '.join(f"{steps[k]['error']:.3g} at {k}" for k in (1, 5, 10, 25) if k in steps)
+    sources = '\n'.join(f"- {item['bag']}: {item['transitions']} transitions, "
+                        f"{item['seconds']:.1f} s" for item in metadata['data']['bags'])
+    losses = '\n'.join(f'- {line}' for line in metadata['data']['losses']) or '- nothing'
+    return f"""# Model of {metadata['robot']}
+
+{metadata['members']} networks of {' x '.join(map(str, metadata['hidden_units']))} units, one step
+is {1.0 / metadata['signature']['control_rate_hz']:g} s. Made by mbrl_ros
+{metadata['producer_version']}, seed {metadata['seed']}.
+
+## Scores on held-out data ({scores['transitions']} transitions)
+
+| field | unit | R2 of the change | NLL (N(0,1): 1.42) | inside 95 % interval |
+|---|---|---|---|---|
+{rows}
+
+Open-loop error in state deviations: {errors}. Recommended horizon: {metadata['horizon']} steps
+(error below 0.3).
+
+## Data
+
+{sources}
+
+Left out:
+
+{losses}
+
+Dataset hash {metadata['data']['hash'][:16]}, robot signature {metadata['signature_hash'][:16]}.
+
+## Limits
+
+The model knows the region of these bags. Elsewhere its members disagree; the controller stops
+acting where they disagree by more than its limit (99 % of the held-out transitions stay below
+{metadata['spread_p99']:.3g} typical steps).
+"""

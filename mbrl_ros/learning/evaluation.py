@@ -1,0 +1,169 @@
+"""How good a model is on episodes it has not seen: one step, many steps, and its own doubt."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.learning.ensemble import Ensemble
+
+COVERAGE_95 = 1.959964  # a standard normal is inside +- this with probability 0.95
+PARTICLES_A_MEMBER = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    Scores on held-out episodes.
+
+    Attributes
+    ----------
+    r2 : dict of str to float
+        One-step R2 of the change of each field.
+    nll : dict of str to float
+        Negative log-likelihood of the standardised change under the mixture of all members;
+        1.419 is what N(0, 1) scores.
+    coverage_95 : dict of str to float
+        Share of transitions inside the 95 % interval of the mixture.
+    k_step : list of dict
+        For k = 1, 2, ...: root mean square error of the mean open-loop prediction with the real
+        actions, in standard deviations of the state (`error`), and the mean predicted std in the
+        same unit (`predicted`).
+    spread_p99 : float
+        99th percentile of the members' one-step disagreement, in typical steps: the scale of the
+        safety gate's trust limit.
+    horizon : int
+        Largest k whose error stays below 0.3 state deviations.
+    transitions : int
+        Held-out transitions.
+
+    """
+
+    r2: dict[str, float]
+    nll: dict[str, float]
+    coverage_95: dict[str, float]
+    k_step: list[dict[str, float]]
+    spread_p99: float
+    horizon: int
+    transitions: int
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain numbers, lists and dictionaries."""
+        return asdict(self)
+
+
+def evaluate(ensemble: Ensemble, robot: RobotSpec, episodes: Sequence[tuple[np.ndarray,
+             np.ndarray]], state_std: np.ndarray, longest: int, seed: int) -> Evaluation:
+    """
+    Score an ensemble on held-out episodes.
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+        Trained model.
+    robot : RobotSpec
+        Field names.
+    episodes : sequence of (states (T+1, S), actions (T, A))
+        Held-out data.
+    state_std : array, shape (S,)
+        Spread of the training states: the unit of the k-step error.
+    longest : int
+        Largest k of the open-loop error.
+    seed : int
+        Of the particles.
+
+    """
+    state = np.concatenate([s[:-1] for s, _ in episodes])
+    next_state = np.concatenate([s[1:] for s, _ in episodes])
+    action = np.concatenate([a for _, a in episodes])
+    step_std = ensemble.arrays()['target_std'].astype(float)
+    with torch.no_grad():
+        mean, std = (t.numpy().astype(float) for t in
+                     ensemble(_members(ensemble, state), _members(ensemble, action)))
+    mixture = mean.mean(axis=0)
+    variance = np.mean(std**2 + mean**2, axis=0) - mixture**2
+    error = next_state - mixture
+    change = next_state - state
+    still = change.var(axis=0) < 1e-12
+    r2 = np.where(still, np.nan, 1.0 - np.mean(error**2, axis=0)
+                  / np.where(still, 1.0, change.var(axis=0)))
+    # The mixture's density, in the unit of a typical step so that fields compare.
+    log_density = (-0.5 * ((next_state - mean) / std) ** 2 - np.log(std / step_std)
+                   - 0.5 * np.log(2 * np.pi))
+    nll = -(np.logaddexp.reduce(log_density, axis=0) - np.log(ensemble.members)).mean(axis=0)
+    inside = np.abs(error) <= COVERAGE_95 * np.sqrt(np.maximum(variance, 0.0))
+    spread = np.sqrt(np.mean((mean.std(axis=0) / step_std) ** 2, axis=1))
+    k_step = _open_loop(ensemble, episodes, state_std, longest, seed)
+    good = [int(row['k']) for row in k_step if row['error'] <= 0.3]
+    return Evaluation(
+        r2=_named(robot, r2), nll=_named(robot, nll),
+        coverage_95=_named(robot, inside.mean(axis=0)), k_step=k_step,
+        spread_p99=float(np.quantile(spread, 0.99)),
+        horizon=max(good, default=1), transitions=len(state))
+
+
+def predict_fan(ensemble: Ensemble, start: np.ndarray, actions: np.ndarray,
+                seed: int) -> np.ndarray:
+    """
+    Predict open loop with trajectory sampling (TS-infinity).
+
+    Parameters
+    ----------
+    ensemble : Ensemble
+        Trained model.
+    start : array, shape (N, S)
+        First states.
+    actions : array, shape (N, H, A)
+        Actions that were really taken.
+    seed : int
+        Of the particles.
+
+    Returns
+    -------
+    array, shape (H, K, N, S)
+        Particles after each step, K = 10 a member.
+
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count, horizon, _ = actions.shape
+    share = PARTICLES_A_MEMBER
+    current = _members(ensemble, np.repeat(start, share, axis=0))
+    command = _members(ensemble, np.repeat(actions, share, axis=0))
+    path = []
+    with torch.no_grad():
+        for k in range(horizon):
+            mean, std = ensemble(current, command[:, :, k])
+            current = mean + std * torch.randn(mean.shape, generator=generator)
+            path.append(current.reshape(ensemble.members, count, share, -1)
+                        .permute(0, 2, 1, 3).reshape(-1, count, start.shape[1]))
+    return torch.stack(path).numpy()
+
+
+def _open_loop(ensemble: Ensemble, episodes: Sequence[tuple[np.ndarray, np.ndarray]],
+               state_std: np.ndarray, longest: int, seed: int) -> list[dict[str, float]]:
+    horizon = min(longest, max(len(actions) for _, actions in episodes))
+    starts, futures, commands = [], [], []
+    for states, actions in episodes:
+        for first in range(len(actions) - horizon + 1):
+            starts.append(states[first])
+            futures.append(states[first + 1:first + horizon + 1])
+            commands.append(actions[first:first + horizon])
+    fan = predict_fan(ensemble, np.array(starts), np.array(commands), seed)
+    truth = np.array(futures).transpose(1, 0, 2)
+    error = np.sqrt((((fan.mean(axis=1) - truth) / state_std) ** 2).mean(axis=(1, 2)))
+    predicted = np.sqrt((fan.var(axis=1) / state_std**2).mean(axis=(1, 2)))
+    return [{'k': k + 1, 'error': float(error[k]), 'predicted': float(predicted[k])}
+            for k in range(horizon)]
+
+
+def _members(ensemble: Ensemble, array: np.ndarray) -> Tensor:
+    """Give every member the same batch: (N, ...) -> (E, N, ...)."""
+    return torch.from_numpy(np.asarray(array, np.float32)).expand(
+        ensemble.members, *array.shape)
+
+
+def _named(robot: RobotSpec, values: np.ndarray) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(robot.state_names, values, strict=True)}

@@ -231,6 +231,28 @@ def test_speed_factor_stamps_in_simulated_time(start, eventually):
     assert set(stamps[5:50] + 1) <= set(peer.clocks)
 
 
+@pytest.mark.parametrize('speed_factor', [1.0, 2.0])
+def test_what_acts_is_what_the_dates_of_the_commands_say(start, eventually, speed_factor):
+    peer, sent, clock = Peer(lambda k: (np.sin(k),)), [], []
+
+    def date(source_ns):
+        # In system time as it is; in simulated time the last /clock that left before it.
+        return source_ns if speed_factor == 1 else max(t for s, t in clock if s <= source_ns)
+    peer.create_subscription(
+        Float64MultiArray, 'forward_command_controller/commands',
+        lambda m, info: sent.append((info['source_timestamp'], m.data[0])), 10)
+    peer.create_subscription(
+        Clock, '/clock', lambda m, info: clock.append(
+            (info['source_timestamp'], m.clock.sec * 10**9 + m.clock.nanosec)), 10)
+    start(peer, speed_factor=speed_factor)
+    assert eventually(lambda: len(peer.observations) > 30)
+    dated = [(date(source_ns), value) for source_ns, value in sent[5:]]
+    for k in range(10, 30):
+        # What acted from t_k to t_k+1 shows in the effort of s_k+1, in units of the gear.
+        acting = [value for stamp, value in dated if stamp <= peer.stamps()[k]][-1]
+        assert peer.efforts()[k + 1] == pytest.approx(100 * acting)
+
+
 def test_step_moves_one_period_and_only_while_paused(start, eventually, call):
     peer = Peer()
     start(peer, start_paused=True, seed=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+import logging
 from pathlib import Path
 
 import mujoco
@@ -14,6 +15,8 @@ from mbrl_ros.core.robot import RobotSpec
 
 JOINT_STATE = 'sensor_msgs/msg/JointState'
 _SCALAR_JOINTS = (int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE))
+# MuJoCo would write its warnings to a file MUJOCO_LOG.TXT in whatever folder it is run from.
+mujoco.set_mju_user_warning(logging.getLogger(__name__).warning)
 
 
 @dataclass(frozen=True)

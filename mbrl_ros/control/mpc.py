@@ -10,7 +10,7 @@ import numpy as np
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.planning import optimise, Planner
 from mbrl_ros.runtime.artifact import Artifact
-from mbrl_ros.runtime.ort import open_session
+from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.runtime.rollout import Prediction, Rollout
 
 
@@ -47,34 +47,6 @@ class Decision:
     plan_s: float
 
 
-class OneStep:
-    """One step of all members on ONNX Runtime, for the present rather than for a plan."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        self._session = open_session(artifact.model)
-        self._members = artifact.members
-        self._typical_step = np.array(artifact.metadata['step_std'])
-
-    def __call__(self, state: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, float]:
-        """
-        Predict one step.
-
-        Returns
-        -------
-        next_state : array, shape (S,)
-            Mean over the members.
-        spread : float
-            Std over the members in typical steps of each field, root mean square over the fields.
-
-        """
-        shape = (self._members, 1, -1)
-        observation, action = (np.broadcast_to(np.asarray(a, np.float32), shape[:2] + a.shape)
-                               for a in (state, action))
-        mean = self._session.run(['mean'], {'observation': observation, 'action': action})[0]
-        deviation = mean[:, 0].std(axis=0) / self._typical_step
-        return mean[:, 0].mean(axis=0), float(np.sqrt(np.mean(deviation**2)))
-
-
 class Mpc:
     """
     Plans from observations; keeps the warm start from one plan to the next.
@@ -93,7 +65,7 @@ class Mpc:
     def __init__(self, artifact: Artifact, rollout: Rollout, planner: Planner, robot: RobotSpec,
                  generator: np.random.Generator) -> None:
         self._rollout, self._planner, self._robot = rollout, planner, robot
-        self._one_step = OneStep(artifact)
+        self._dynamics = Dynamics(artifact.model, artifact.metadata)
         self._generator = generator
         self._noise = planner.noise(generator)
         self._state: Any = planner.init()
@@ -122,14 +94,14 @@ class Mpc:
         began = time.perf_counter()
         start = observation
         for command in in_flight:
-            start, _ = self._one_step(start, command)
+            start = self._step(start, command)[:, 0].mean(axis=0)
         shift = min(tick - self._tick, self._rollout.horizon) if self._tick else 0
         warm = self._planner.shift(self._state, shift) if shift else self._state
         draw = self._rollout.draw(self._generator)
         plan = optimise(self._planner, warm, self._noise,
                         lambda actions: self._rollout.costs(start, actions, draw))
         self._state, self._tick = plan.state, tick
-        _, spread = self._one_step(start, plan.actions[0])
+        spread = float(self._dynamics.spread(self._step(start, plan.actions[0]))[0])
         prediction = self._rollout.predict(start, plan.actions, draw)
         return Decision(tick, plan.actions, start, prediction, spread, plan.rejected,
                         time.perf_counter() - began)
@@ -142,3 +114,7 @@ class Mpc:
         self._state, self._tick = state, tick
         self._generator.bit_generator.state = bits
         return times
+
+    def _step(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """Return each member's mean of the next state, shape (E, 1, S)."""
+        return self._dynamics(state[None], action[None])[0]

@@ -121,7 +121,7 @@ class PlanPilot:
         self._index += 1
         state, problem = observation.state, observation.problem
         usable = state is not None and not problem
-        if usable:
+        if state is not None and usable:
             if self._running is not None and self._running.done():
                 problem = self._collect()  # a late plan of an earlier tick: better than none
             if self._running is None and observation.fresh:

@@ -56,9 +56,8 @@ def find_config(kind: str, name: str) -> Path:
 
 def find_model(name: str) -> Path:
     """Resolve a robot name (its shipped model), a folder or a file to a dynamics.onnx path."""
-    for path in (Path(name), share_dir() / 'models' / name):
-        if path.is_dir():
-            path = path / 'dynamics.onnx'
+    for place in (Path(name), share_dir() / 'models' / name):
+        path = place / 'dynamics.onnx' if place.is_dir() else place
         if path.is_file():
             return path
     known = ', '.join(sorted(p.parent.name for p in

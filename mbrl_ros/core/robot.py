@@ -39,7 +39,7 @@ class MessageField(Strict):
 
 
 class ObservationField(MessageField):
-    """A number the robot reports; `feature` is how the model sees it, `target` what it predicts."""
+    """A number the robot reports, how the model sees it and what the model predicts of it."""
 
     feature: Feature = 'linear'
     target: Target = 'delta'

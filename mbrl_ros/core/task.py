@@ -35,7 +35,7 @@ class CostTerm(Strict):
     term: str
     name: Name | None = None
     weight: float = Field(default=1.0, ge=0.0)
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -60,7 +60,7 @@ class TaskSpec(Strict):
     episode_steps: int = Field(ge=1)
     goal: tuple[GoalField, ...] = ()
     cost: tuple[CostTerm, ...] = Field(min_length=1)
-    termination: dict[str, Bounds] = {}
+    termination: dict[str, Bounds] = Field(default_factory=dict)
 
     @model_validator(mode='after')
     def _check_labels(self) -> 'TaskSpec':

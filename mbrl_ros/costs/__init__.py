@@ -89,7 +89,7 @@ class CostFunction:
         except ValidationError as error:
             raise SpecError(describe(error, source)) from error
 
-        def check(name: str) -> float:
+        def check(name: str) -> Array:
             if name not in self._index:
                 raise SpecError(f"{source}: unknown field '{name}'; "
                                 f'allowed: {", ".join(self._index)}')

@@ -36,6 +36,12 @@ class Ensemble(nn.Module):
 
     """
 
+    is_delta: Tensor
+    input_mean: Tensor
+    input_std: Tensor
+    target_mean: Tensor
+    target_std: Tensor
+
     def __init__(self, robot: RobotSpec, members: int, hidden_units: Sequence[int],
                  logvar_bounds: tuple[float, float], generator: torch.Generator) -> None:
         super().__init__()

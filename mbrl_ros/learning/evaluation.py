@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mbrl_ros.core.robot import RobotSpec
-from mbrl_ros.learning.ensemble import Ensemble
+from mbrl_ros.runtime.dynamics import Dynamics
 
 COVERAGE_95 = 1.959964  # a standard normal is inside +- this with probability 0.95
 PARTICLES_A_MEMBER = 10
@@ -55,15 +53,15 @@ class Evaluation:
         return asdict(self)
 
 
-def evaluate(ensemble: Ensemble, robot: RobotSpec, episodes: Sequence[tuple[np.ndarray,
+def evaluate(dynamics: Dynamics, robot: RobotSpec, episodes: Sequence[tuple[np.ndarray,
              np.ndarray]], state_std: np.ndarray, longest: int, seed: int) -> Evaluation:
     """
-    Score an ensemble on held-out episodes.
+    Score a model on held-out episodes.
 
     Parameters
     ----------
-    ensemble : Ensemble
-        Trained model.
+    dynamics : Dynamics
+        The exported model: what is scored is what will drive.
     robot : RobotSpec
         Field names.
     episodes : sequence of (states (T+1, S), actions (T, A))
@@ -79,10 +77,7 @@ def evaluate(ensemble: Ensemble, robot: RobotSpec, episodes: Sequence[tuple[np.n
     state = np.concatenate([s[:-1] for s, _ in episodes])
     next_state = np.concatenate([s[1:] for s, _ in episodes])
     action = np.concatenate([a for _, a in episodes])
-    step_std = ensemble.arrays()['target_std'].astype(float)
-    with torch.no_grad():
-        mean, std = (t.numpy().astype(float) for t in
-                     ensemble(_members(ensemble, state), _members(ensemble, action)))
+    mean, std = (array.astype(float) for array in dynamics(state, action))
     mixture = mean.mean(axis=0)
     variance = np.mean(std**2 + mean**2, axis=0) - mixture**2
     error = next_state - mixture
@@ -91,29 +86,28 @@ def evaluate(ensemble: Ensemble, robot: RobotSpec, episodes: Sequence[tuple[np.n
     r2 = np.where(still, np.nan, 1.0 - np.mean(error**2, axis=0)
                   / np.where(still, 1.0, change.var(axis=0)))
     # The mixture's density, in the unit of a typical step so that fields compare.
-    log_density = (-0.5 * ((next_state - mean) / std) ** 2 - np.log(std / step_std)
+    log_density = (-0.5 * ((next_state - mean) / std) ** 2 - np.log(std / dynamics.step_std)
                    - 0.5 * np.log(2 * np.pi))
-    nll = -(np.logaddexp.reduce(log_density, axis=0) - np.log(ensemble.members)).mean(axis=0)
+    nll = -(np.logaddexp.reduce(log_density, axis=0) - np.log(dynamics.members)).mean(axis=0)
     inside = np.abs(error) <= COVERAGE_95 * np.sqrt(np.maximum(variance, 0.0))
-    spread = np.sqrt(np.mean((mean.std(axis=0) / step_std) ** 2, axis=1))
-    k_step = _open_loop(ensemble, episodes, state_std, longest, seed)
+    k_step = _open_loop(dynamics, episodes, state_std, longest, seed)
     good = [int(row['k']) for row in k_step if row['error'] <= 0.3]
     return Evaluation(
         r2=_named(robot, r2), nll=_named(robot, nll),
         coverage_95=_named(robot, inside.mean(axis=0)), k_step=k_step,
-        spread_p99=float(np.quantile(spread, 0.99)),
+        spread_p99=float(np.quantile(dynamics.spread(mean), 0.99)),
         horizon=max(good, default=1), transitions=len(state))
 
 
-def predict_fan(ensemble: Ensemble, start: np.ndarray, actions: np.ndarray,
+def predict_fan(dynamics: Dynamics, start: np.ndarray, actions: np.ndarray,
                 seed: int) -> np.ndarray:
     """
     Predict open loop with trajectory sampling (TS-infinity).
 
     Parameters
     ----------
-    ensemble : Ensemble
-        Trained model.
+    dynamics : Dynamics
+        The exported model: what is scored is what will drive.
     start : array, shape (N, S)
         First states.
     actions : array, shape (N, H, A)
@@ -127,22 +121,20 @@ def predict_fan(ensemble: Ensemble, start: np.ndarray, actions: np.ndarray,
         Particles after each step, K = 10 a member.
 
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = np.random.default_rng(seed)
     count, horizon, _ = actions.shape
-    share = PARTICLES_A_MEMBER
-    current = _members(ensemble, np.repeat(start, share, axis=0))
-    command = _members(ensemble, np.repeat(actions, share, axis=0))
+    current = np.repeat(start, PARTICLES_A_MEMBER, axis=0)
+    commands = np.repeat(actions, PARTICLES_A_MEMBER, axis=0)
     path = []
-    with torch.no_grad():
-        for k in range(horizon):
-            mean, std = ensemble(current, command[:, :, k])
-            current = mean + std * torch.randn(mean.shape, generator=generator)
-            path.append(current.reshape(ensemble.members, count, share, -1)
-                        .permute(0, 2, 1, 3).reshape(-1, count, start.shape[1]))
-    return torch.stack(path).numpy()
+    for step in range(horizon):
+        mean, std = dynamics(current, commands[:, step])
+        current = mean + std * generator.standard_normal(mean.shape, dtype=np.float32)
+        by_start = current.reshape(dynamics.members, count, PARTICLES_A_MEMBER, -1)
+        path.append(by_start.transpose(0, 2, 1, 3).reshape(-1, count, start.shape[1]))
+    return np.stack(path)
 
 
-def _open_loop(ensemble: Ensemble, episodes: Sequence[tuple[np.ndarray, np.ndarray]],
+def _open_loop(dynamics: Dynamics, episodes: Sequence[tuple[np.ndarray, np.ndarray]],
                state_std: np.ndarray, longest: int, seed: int) -> list[dict[str, float]]:
     horizon = min(longest, max(len(actions) for _, actions in episodes))
     starts, futures, commands = [], [], []
@@ -151,18 +143,12 @@ def _open_loop(ensemble: Ensemble, episodes: Sequence[tuple[np.ndarray, np.ndarr
             starts.append(states[first])
             futures.append(states[first + 1:first + horizon + 1])
             commands.append(actions[first:first + horizon])
-    fan = predict_fan(ensemble, np.array(starts), np.array(commands), seed)
+    fan = predict_fan(dynamics, np.array(starts), np.array(commands), seed)
     truth = np.array(futures).transpose(1, 0, 2)
     error = np.sqrt((((fan.mean(axis=1) - truth) / state_std) ** 2).mean(axis=(1, 2)))
     predicted = np.sqrt((fan.var(axis=1) / state_std**2).mean(axis=(1, 2)))
     return [{'k': k + 1, 'error': float(error[k]), 'predicted': float(predicted[k])}
             for k in range(horizon)]
-
-
-def _members(ensemble: Ensemble, array: np.ndarray) -> Tensor:
-    """Give every member the same batch: (N, ...) -> (E, N, ...)."""
-    return torch.from_numpy(np.asarray(array, np.float32)).expand(
-        ensemble.members, *array.shape)
 
 
 def _named(robot: RobotSpec, values: np.ndarray) -> dict[str, float]:

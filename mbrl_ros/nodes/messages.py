@@ -5,9 +5,10 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
 from mbrl_ros.core.message_path import MessagePath
 from mbrl_ros.core.robot import ActionField
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE_QOS = QoSProfile(depth=10)

@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 from pydantic import Field
 from rclpy.duration import Duration
+from rclpy.publisher import Publisher
 from trajectory_msgs.msg import JointTrajectory
 
 from mbrl_ros.control.build import build_pilot, Built, PilotConfig
@@ -71,13 +72,15 @@ class MpcController(ManagedNode):
     The control loop has a thread of its own. Executor callbacks only fill the inbox.
     """
 
+    params: ControllerParams
+
     def __init__(self) -> None:
         super().__init__('mpc_controller', ControllerParams)
         self._subscriptions_made: list[Any] = []
 
     def configure(self) -> None:
         """Verify the model against the robot, compile, open the runtime and warm up."""
-        p: ControllerParams = self.params
+        p = self.params
         self._robot = load_robot(p.robot)
         self._task = load_task(p.task, self._robot)
         self._built = self._build(p)
@@ -93,8 +96,9 @@ class MpcController(ManagedNode):
                 message_class(kind), topic, partial(self._observe, topic, paths), qos))
         self._goal = self._task.goal_values
         self._subscribe_goal(self._task)
-        self._commands = {topic: self.create_publisher(message_class(kind), topic, COMMAND_QOS)
-                          for topic, kind in self._robot.action_topics().items()}
+        self._commands: dict[str, Publisher] = {
+            topic: self.create_publisher(message_class(kind), topic, COMMAND_QOS)
+            for topic, kind in self._robot.action_topics().items()}
         self._tick_publisher = self.create_publisher(DiagnosticStatus, '~/tick', 50)
         self._plan_publisher = self.create_publisher(JointTrajectory, '~/plan', 10)
         self._counts: Counter[str] = Counter()
@@ -196,7 +200,7 @@ class MpcController(ManagedNode):
             self.get_logger().fatal(f'control loop stopped:\n{traceback.format_exc()}')
 
     def _send(self, command: np.ndarray) -> None:
-        for topic, message in build_commands(self._robot.action, command).items():
+        for topic, message in build_commands(self._robot.action, command.tolist()).items():
             self._commands[topic].publish(message)
 
     def _account(self, tick: Tick) -> None:

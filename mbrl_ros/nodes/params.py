@@ -34,8 +34,8 @@ def declare(node: Node, model: type[Strict], prefix: str = '',
         if node.has_parameter(prefix + name):
             continue
         value = (defaults or {}).get(name, field.default)
-        low = next((m.ge for m in field.metadata if isinstance(m, Ge)), None)
-        high = next((m.le for m in field.metadata if isinstance(m, Le)), None)
+        low: Any = next((m.ge for m in field.metadata if isinstance(m, Ge)), None)
+        high: Any = next((m.le for m in field.metadata if isinstance(m, Le)), None)
         descriptor = ParameterDescriptor(description=field.description or '')
         choices = [arg for arg in get_args(field.annotation) if isinstance(arg, str)]
         if choices:

@@ -35,8 +35,9 @@ class PlanningConfig(Strict):
     """A planner and its rollouts, as read from config/planners/<name>.yaml."""
 
     planner: str = Field(description='Name of a file in mbrl_ros/planning')
-    rollout: RolloutConfig = RolloutConfig()
-    params: dict[str, Any] = Field({}, description="The planner's own Config")
+    rollout: RolloutConfig = RolloutConfig(particles=5, propagation='ts_infinity')
+    params: dict[str, Any] = Field(default_factory=dict,
+                                   description="The planner's own Config")
 
 
 @dataclass(frozen=True)

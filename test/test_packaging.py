@@ -130,9 +130,9 @@ def test_command_line_of_a_node():
     assert command[:3] == [sys.executable, '-m', 'mbrl_ros.nodes.mpc_controller']
     assert command[3:6] == ['--ros-args', '-r', '__ns:=/left']
     assert command[-4:] == ['--params-file', options.params_file, '--log-level', 'warn']
-    # '7' stays a string, and the empty model becomes the robot's own.
+    # '7' stays a string.
     assert parameters_of(command) == {
-        'robot': '7', 'task': 't', 'model': '7', 'use_sim_time': False, 'autostart': False,
+        'robot': '7', 'task': 't', 'model': '', 'use_sim_time': False, 'autostart': False,
         'seed': 3, 'rate': 0.5}
 
 
@@ -149,7 +149,17 @@ def test_the_simulated_robot_makes_the_time_others_follow():
     assert sim['lockstep'] is True
     assert 'use_sim_time' not in sim
     assert logger['use_sim_time'] is True
-    assert controller['use_sim_time'] is True
+    assert (controller['use_sim_time'], controller['lockstep']) == (True, True)
+
+
+def test_a_command_acts_at_once_in_lock_step_and_a_period_late_in_real_time():
+    controller = GROUPS['demo'][-1]
+    assert controller.values(NodeOptions(use_sim_time=True))['actuation_delay_steps'] == 0
+    assert controller.values(NodeOptions())['actuation_delay_steps'] == 1
+
+
+def test_another_robot_on_clock_is_not_driven_in_lock_step():
+    assert 'lockstep' not in GROUPS['control'][0].values(NodeOptions(use_sim_time=True))
 
 
 def test_options_from_launch_texts():

@@ -6,7 +6,7 @@ neither rclpy nor launch.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 import json
 from pathlib import Path
 import sys
@@ -32,7 +32,8 @@ class NodeOptions:
     params_file: str = field(default='', metadata={
         'help': 'ROS parameter file (YAML) that overrides the parameters set here; empty: none'})
     use_sim_time: bool = field(default=False, metadata={
-        'help': 'Follow /clock; the simulated robot then runs in lock-step and publishes it'})
+        'help': 'Follow /clock; the simulated robot then publishes it and runs in lock-step with '
+                'the controller of the same launch'})
     namespace: str = field(default='', metadata={
         'help': 'Namespace of the nodes and of their relative topics'})
     log_level: str = field(default='info', metadata={
@@ -44,6 +45,11 @@ class NodeOptions:
                             f'{", ".join(LOG_LEVELS)}')
         if self.params_file and not Path(self.params_file).is_file():
             raise SpecError(f"params_file '{self.params_file}' is not a file")
+
+    @property
+    def delay_steps(self) -> int:
+        """Control periods until a command acts on the simulated robot: none in lock-step."""
+        return 0 if self.use_sim_time else 1
 
     @classmethod
     def parse(cls, texts: Mapping[str, str]) -> 'NodeOptions':
@@ -82,9 +88,6 @@ class NodeEntry:
                ) -> dict[str, Any]:
         """Return the node's parameters: those from `options`, autostart, then `extra`."""
         values = {name: getattr(options, source) for name, source in self.parameters.items()}
-        # An empty model means the one shipped for the robot, which goes by the robot's name.
-        if values.get('model') == '':
-            values['model'] = options.robot
         # The node brings itself up, which works without a launch system and on distributions
         # whose launch cannot do it.
         return values | {'autostart': True} | dict(extra or {})
@@ -118,10 +121,14 @@ _DATA_LOGGER = NodeEntry('data_logger', 'mbrl_ros.nodes.data_logger', {
     'robot': 'robot', 'use_sim_time': 'use_sim_time'})
 _MPC_CONTROLLER = NodeEntry('mpc_controller', 'mbrl_ros.nodes.mpc_controller', {
     'robot': 'robot', 'task': 'task', 'model': 'model', 'use_sim_time': 'use_sim_time'})
+# Only a robot that waits for commands is driven in lock-step; another robot on /clock is not.
+_DEMO_CONTROLLER = replace(_MPC_CONTROLLER, parameters={
+    **_MPC_CONTROLLER.parameters,
+    'lockstep': 'use_sim_time', 'actuation_delay_steps': 'delay_steps'})
 
 GROUPS: Mapping[str, Sequence[NodeEntry]] = {
     'sim': (_SIM_ROBOT,),
     'record': (_DATA_LOGGER,),
     'control': (_MPC_CONTROLLER,),
-    'demo': (_SIM_ROBOT, _DATA_LOGGER, _MPC_CONTROLLER),
+    'demo': (_SIM_ROBOT, _DATA_LOGGER, _DEMO_CONTROLLER),
 }

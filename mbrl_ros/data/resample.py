@@ -1,0 +1,157 @@
+"""From stamped samples to states and actions at the fixed dt of a robot."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mbrl_ros.core.robot import MessageField, RobotSpec
+from mbrl_ros.data.bag_reader import fields_by_topic, Samples, Segment
+from mbrl_ros.data.losses import Losses
+
+SNAP_NS = 1000  # a sample this close to a grid time is taken as it is
+
+Interval = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """
+    States and the actions between them, at a fixed dt, without a hole.
+
+    Attributes
+    ----------
+    states : ndarray of shape (T + 1, S)
+        In the units of the robot spec.
+    actions : ndarray of shape (T, A)
+        Action t was in effect between states t and t + 1.
+    start_ns : int
+        Stamp of the first state [ns].
+    source : str
+        Bag and episode.
+
+    """
+
+    states: np.ndarray
+    actions: np.ndarray
+    start_ns: int
+    source: str
+
+    def __post_init__(self) -> None:
+        if len(self.states) != len(self.actions) + 1:
+            raise ValueError(f'{len(self.actions)} actions need {len(self.actions) + 1} states, '
+                             f'found {len(self.states)}')
+        self.states.setflags(write=False)
+        self.actions.setflags(write=False)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of transitions T."""
+        return len(self.actions)
+
+    def cut(self, start: int, stop: int, dt_s: float) -> 'Episode':
+        """Return the transitions from `start` up to, not including, `stop`."""
+        return Episode(self.states[start:stop + 1], self.actions[start:stop],
+                       self.start_ns + round(start * dt_s * 1e9), self.source)
+
+
+def resample(segment: Segment, robot: RobotSpec, losses: Losses) -> list[Episode]:
+    """
+    Cut a segment into episodes on the grid of the robot's control period.
+
+    Parameters
+    ----------
+    segment : Segment
+        Samples as recorded.
+    robot : RobotSpec
+        Gives rate, fields and staleness limits.
+    losses : Losses
+        Gaps and dropped transitions are added to it.
+
+    Returns
+    -------
+    list of Episode
+        None shorter than one transition.
+
+    Notes
+    -----
+    The grid starts at the first observation of each stretch. States are interpolated linearly
+    between the two neighbouring samples (angles as they are: the robot reports them unwrapped),
+    taken exactly where a sample falls on the grid. The action of a step is the last command
+    stamped no later than the step's start, the one that acts: a later one would teach the
+    model that effects precede their cause.
+
+    """
+    common: list[Interval] | None = None
+    for topic, samples in segment.observations.items():
+        stretches = list(find_stretches(samples, robot.stale_after_s[topic], losses))
+        common = stretches if common is None else _intersect(common, stretches)
+    dt_ns = 1e9 / robot.control_rate_hz
+    episodes = []
+    for start, end in common or ():
+        num_steps = int((end - start + SNAP_NS) // dt_ns)
+        grid = start + np.rint(np.arange(num_steps + 1) * dt_ns).astype(np.int64)
+        states = _columns(robot.observation, {
+            topic: interpolate(samples, grid) for topic, samples in segment.observations.items()})
+        actions = _columns(robot.action, {
+            topic: hold(samples, grid[:-1]) for topic, samples in segment.commands.items()})
+        known = np.all([np.searchsorted(samples.stamps_ns, grid[:-1], side='right') > 0
+                        for samples in segment.commands.values()], axis=0)
+        good = known & np.isfinite(actions).all(axis=1)
+        losses.without_command += int((~known).sum())
+        losses.bad_command += int((known & ~good).sum())
+        episodes += [Episode(states[a:b + 1], actions[a:b], int(grid[a]), segment.source)
+                     for a, b in _true_runs(good)]
+    return episodes
+
+
+def find_stretches(samples: Samples, stale_after_s: float, losses: Losses) -> Iterator[Interval]:
+    """Yield the intervals [ns] in which a topic was neither silent nor reported non-finite."""
+    for first, stop in _true_runs(np.isfinite(samples.values).all(axis=1)):
+        stamps = samples.stamps_ns[first:stop]
+        breaks = np.flatnonzero(np.diff(stamps) > stale_after_s * 1e9) + 1
+        losses.gaps += len(breaks)
+        for run in np.split(stamps, breaks):
+            yield int(run[0]), int(run[-1])
+
+
+def interpolate(samples: Samples, grid_ns: np.ndarray) -> np.ndarray:
+    """Return values (T, F) at grid times inside the samples, linear between neighbours."""
+    # Relative to the grid's start: float64 cannot tell nanoseconds since 1970 apart.
+    origin = grid_ns[0]
+    times = (samples.stamps_ns - origin).astype(np.float64)
+    wanted = (grid_ns - origin).astype(np.float64)
+    values = np.stack([np.interp(wanted, times, column) for column in samples.values.T], axis=1)
+    right = np.clip(np.searchsorted(samples.stamps_ns, grid_ns), 0, len(times) - 1)
+    left = np.maximum(right - 1, 0)
+    for index in (left, right):
+        exact = np.abs(samples.stamps_ns[index] - grid_ns) <= SNAP_NS
+        values[exact] = samples.values[index[exact]]
+    return values
+
+
+def hold(samples: Samples, grid_ns: np.ndarray) -> np.ndarray:
+    """Return values (T, F) of the last sample stamped at or before each grid time, else NaN."""
+    index = np.searchsorted(samples.stamps_ns, grid_ns, side='right') - 1
+    values = np.full((len(grid_ns), samples.values.shape[1]), np.nan)
+    values[index >= 0] = samples.values[index[index >= 0]]
+    return values
+
+
+def _columns(fields: Sequence[MessageField], by_topic: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Put the columns of each topic into the order of the robot spec."""
+    rows = {field.name: by_topic[topic][:, column]
+            for topic, group in fields_by_topic(fields).items()
+            for column, field in enumerate(group)}
+    return np.stack([rows[field.name] for field in fields], axis=1)
+
+
+def _intersect(left: list[Interval], right: list[Interval]) -> list[Interval]:
+    overlaps = [(max(a, c), min(b, d)) for a, b in left for c, d in right]
+    return [(start, end) for start, end in overlaps if start <= end]
+
+
+def _true_runs(mask: np.ndarray) -> list[tuple[int, int]]:
+    """Return (first, one past the last) of each run of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask.astype(np.int8), [0]])))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

@@ -6,10 +6,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.data.dataset import Dataset
+from mbrl_ros.runtime.artifact import Artifact
 from mbrl_ros.runtime.dynamics import Dynamics
 
 COVERAGE_95 = 1.959964  # a standard normal is inside +- this with probability 0.95
 PARTICLES_A_MEMBER = 10
+LONGEST_STEPS = 25
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,14 @@ def evaluate(dynamics: Dynamics, robot: RobotSpec, episodes: Sequence[tuple[np.n
         coverage_95=_named(robot, inside.mean(axis=0)), k_step=k_step,
         spread_p99=float(np.quantile(dynamics.spread(mean), 0.99)),
         horizon=max(good, default=1), transitions=len(state))
+
+
+def evaluate_model(model: Artifact, robot: RobotSpec, dataset: Dataset,
+                   seed: int) -> Evaluation:
+    """Score a model file on all episodes of a dataset it should not have seen."""
+    return evaluate(Dynamics(model.model, model.metadata), robot,
+                    [(e.states, e.actions) for e in dataset.episodes],
+                    np.array(model.metadata['state_std']), LONGEST_STEPS, seed)
 
 
 def predict_fan(dynamics: Dynamics, start: np.ndarray, actions: np.ndarray,

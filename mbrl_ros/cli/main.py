@@ -1,0 +1,61 @@
+"""Entry point of `mbrl-ros`: verbs, and refusals shown without a traceback."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mbrl_ros import __version__
+from mbrl_ros.cli import bag, demo, doctor, evaluate, train
+from mbrl_ros.core.errors import MbrlError
+
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode='rich', pretty_exceptions_enable=False,
+    help="""Learned-model predictive control for ROS 2: record, train, drive, retrain.
+
+    Examples:
+
+      mbrl-ros demo                        record, train and drive a simulated cart-pole
+
+      mbrl-ros train bags/run1 --robot cartpole --output models/mine
+
+      mbrl-ros doctor                      what this machine has
+
+    Exit status: 0 done, 1 refused or gate not met, 2 wrong usage.
+    """)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f'mbrl_ros {__version__}')
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option(
+        '--version', callback=_version, is_eager=True, help='Print the version.')] = False
+          ) -> None:
+    pass
+
+
+app.command('demo')(demo.demo)
+app.command('train')(train.train)
+app.command('evaluate')(evaluate.evaluate)
+app.command('doctor')(doctor.doctor)
+app.add_typer(bag.app, name='bag')
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except MbrlError as error:
+        typer.secho(f'error: {error}', fg='red', err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.secho('stopped', err=True)
+        sys.exit(130)
+
+
+if __name__ == '__main__':
+    main()

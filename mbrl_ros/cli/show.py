@@ -1,0 +1,65 @@
+"""What the verbs show: progress bars and tables."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn,
+                           TimeRemainingColumn)
+from rich.table import Table
+
+from mbrl_ros.core.robot import RobotSpec
+
+if TYPE_CHECKING:
+    from mbrl_ros.learning.evaluation import Evaluation
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[info]}'),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+
+
+@contextmanager
+def reading(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Show the reading of bags: yields a callback (bag, messages read, messages in all)."""
+    with _bar(console) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def update(bag: str, done: int, total: int) -> None:
+            if bag not in tasks:
+                tasks[bag] = progress.add_task(f'read {Path(bag).name}', total=total, info='')
+            progress.update(tasks[bag], completed=done)
+        yield update
+
+
+@contextmanager
+def training(console: Console) -> Iterator[Callable[[int, int, float], None]]:
+    """Show training: yields a callback (step, most steps, best holdout loss)."""
+    with _bar(console) as progress:
+        task = progress.add_task('train', total=None, info='')
+
+        def update(step: int, most: int, loss: float) -> None:
+            progress.update(task, completed=step, total=most,
+                            info=f'step {step}, holdout loss {loss:.3f}')
+        yield update
+        # Early stopping ends well before the most steps; a bar left at a third looks like failure.
+        progress.update(task, total=progress.tasks[0].completed)
+
+
+def scores(console: Console, robot: RobotSpec, evaluation: 'Evaluation') -> None:
+    """Print the scores of a model, a row a field."""
+    table = Table(title=f'held-out scores ({evaluation.transitions} transitions)')
+    for heading in ('field', 'unit', 'R2', 'NLL', 'in 95 % interval'):
+        table.add_column(heading, justify='left' if heading in {'field', 'unit'} else 'right')
+    for field in robot.observation:
+        table.add_row(field.name, field.unit, f'{evaluation.r2[field.name]:.4f}',
+                      f'{evaluation.nll[field.name]:.2f}',
+                      f'{evaluation.coverage_95[field.name]:.0%}')
+    console.print(table)
+    errors = {int(row['k']): row['error'] for row in evaluation.k_step}
+    console.print('open-loop error [state deviations]: '
+                  + ', '.join(f'{errors[k]:.3g} at {k}' for k in (1, 5, 10, 25) if k in errors)
+                  + f'; recommended horizon {evaluation.horizon}')

@@ -39,7 +39,7 @@ class MessagePath:
                             "'field.array[0]', 'field.array[joint_name]'")
         key = match[2]
         return cls(text, tuple(match[1].split('.')),
-                   int(key) if key is not None and key.isdigit() else key)
+                   int(key) if key is not None and key.isdecimal() else key)
 
     def read(self, message: Any) -> float:
         """
@@ -51,7 +51,7 @@ class MessagePath:
         Raises
         ------
         ObservationError
-            If the message has no such attribute, index or name.
+            If the message has no such attribute, index or name, or holds no number there.
 
         """
         value = message
@@ -63,7 +63,7 @@ class MessagePath:
                     f"path '{self.text}': {type(message).__name__} has no field '{attribute}'"
                 ) from None
         if self.key is None:
-            return float(value)
+            return self._number(value)
         index = self.key
         if isinstance(index, str):
             known = list(getattr(message, 'name', ()))
@@ -71,7 +71,16 @@ class MessagePath:
                 raise ObservationError(
                     f"path '{self.text}': no '{index}' in this message; it names {known}")
             index = known.index(index)
+        if not hasattr(value, '__len__'):
+            raise ObservationError(f"path '{self.text}': {type(value).__name__} is not an array")
         if index >= len(value):
             raise ObservationError(
                 f"path '{self.text}': index {index} of an array of {len(value)}")
-        return float(value[index])
+        return self._number(value[index])
+
+    def _number(self, value: Any) -> float:
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise ObservationError(
+                f"path '{self.text}': {type(value).__name__} is not a number") from None

@@ -49,6 +49,12 @@ class Bounds(Strict):
     min: float
     max: float
 
+    @model_validator(mode='after')
+    def _check_range(self) -> 'Bounds':
+        if self.min >= self.max:
+            raise ValueError(f'empty range: min {self.min} must be below max {self.max}')
+        return self
+
 
 class TaskSpec(Strict):
     """A task, as read from config/tasks/<name>.yaml."""
@@ -94,7 +100,8 @@ def load_task(name: str | Path, robot: RobotSpec) -> TaskSpec:
     Raises
     ------
     SpecError
-        If the task is for another robot, or ends episodes by a field the robot does not have.
+        If the task is for another robot, ends episodes by a field the robot does not have, or
+        gives a goal the name of something else.
 
     """
     path = find_config('tasks', str(name))
@@ -102,6 +109,11 @@ def load_task(name: str | Path, robot: RobotSpec) -> TaskSpec:
     if task.robot != robot.name:
         raise SpecError(f"{path}: robot: the task is for '{task.robot}', not '{robot.name}'. "
                         f'Try: --robot {task.robot}')
+    names = [*robot.state_names, *robot.action_names, *task.goal_names]
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double:
+        raise SpecError(f'{path}: goal: names used twice: {", ".join(double)}. A cost term finds '
+                        'state, action and goal by name: rename the goal.')
     unknown = sorted(set(task.termination) - set(robot.state_names))
     if unknown:
         raise SpecError(f'{path}: termination: unknown field {", ".join(unknown)}; '

@@ -51,7 +51,7 @@ def load(path: str | Path, kind: type[T]) -> T:
         lines = _line_numbers(yaml.compose(text, Loader=yaml.SafeLoader))
     except OSError as error:
         raise SpecError(f'{path}: {error.strerror}. Check the path.') from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError(f'{path}: not valid YAML: {error}') from error
     try:
         return kind.model_validate(data if data is not None else {})
@@ -65,6 +65,10 @@ def describe(error: ValidationError, source: str | Path,
     problems = []
     for item in error.errors():
         location: Location = tuple(item['loc'])
+        is_outer = any(len(other['loc']) > len(location) and
+                       other['loc'][:len(location)] == location for other in error.errors())
+        if item['type'] == 'too_short' and is_outer:
+            continue  # pydantic counts the refused items as missing
         if item['type'] == 'unknown_key':
             location = (*location, item['ctx']['key'])
         where = f'{source}'
@@ -85,6 +89,9 @@ def _line_numbers(node: yaml.Node | None, prefix: Location = ()) -> dict[Locatio
     lines: dict[Location, int] = {}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if (*prefix, key.value) in lines:  # PyYAML would quietly take the last
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{key.value}' is given twice", key.start_mark)
             lines[(*prefix, key.value)] = key.start_mark.line + 1
             lines |= _line_numbers(value, (*prefix, key.value))
     elif isinstance(node, yaml.SequenceNode):

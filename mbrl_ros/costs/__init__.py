@@ -84,6 +84,9 @@ class CostFunction:
     def _load(self, term: CostTerm, task_name: str) -> tuple[_TermModule, Strict]:
         source = f"task '{task_name}': cost term '{term.label}'"
         module: Any = plugins.find(sys.modules[__name__], term.term)
+        if not (hasattr(module, 'Params') and hasattr(module, 'cost')):
+            raise SpecError(f"{source}: '{term.term}' is no cost term: its file must define "
+                            'Params and cost(signal, params)')
         try:
             params = module.Params.model_validate(term.params)
         except ValidationError as error:

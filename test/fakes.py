@@ -1,0 +1,88 @@
+"""A tiny robot, its task and models with known arithmetic, for tests of several files."""
+
+from pathlib import Path
+
+import numpy as np
+from spox import argument, build, Tensor
+import spox.opset.ai.onnx.v21 as op
+
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.core.task import TaskSpec
+from mbrl_ros.runtime.artifact import Artifact
+
+JOINT_STATE = {'topic': 'joint_states', 'type': 'sensor_msgs/msg/JointState'}
+COMMAND = {'topic': 'commands', 'type': 'std_msgs/msg/Float64MultiArray'}
+
+
+def cart_dict():
+    """A cart on a line at 10 Hz: position and velocity observed, force in [-2, 2] commanded."""
+    return {
+        'name': 'cart', 'control_rate_hz': 10.0,
+        'observation': [
+            {'name': 'position', 'unit': 'm', 'path': 'position[rail]', **JOINT_STATE},
+            {'name': 'velocity', 'unit': 'm/s', 'path': 'velocity[rail]', **JOINT_STATE}],
+        'action': [{'name': 'force', 'unit': 'N', 'path': 'data[0]', **COMMAND, 'min': -2.0,
+                    'max': 2.0, 'rate_limit': 1000.0, 'safe_value': 0.0}],
+        'stale_after_s': {'joint_states': 0.25}}
+
+
+def cart(**changes):
+    """The cart; `changes` replace keys of its spec, or of its one action where it has them."""
+    spec = cart_dict()
+    for key, value in changes.items():
+        (spec['action'][0] if key in spec['action'][0] and key != 'name' else spec)[key] = value
+    return RobotSpec.model_validate(spec)
+
+
+def cart_task(**changes):
+    """Cost (position - goal)^2 + 0.1 force^2 over 4 steps."""
+    return TaskSpec.model_validate({
+        'name': 'reach', 'robot': 'cart', 'horizon': 4, 'episode_steps': 20,
+        'goal': [{'name': 'where', 'value': 1.0}],
+        'cost': [{'term': 'squared', 'name': 'distance', 'weight': 1.0,
+                  'params': {'signal': 'position', 'target': 'where'}},
+                 {'term': 'squared', 'name': 'effort', 'weight': 0.1,
+                  'params': {'signal': 'force'}}]} | changes)
+
+
+def linear_model(state_gain, action_gain, offset, std):
+    """
+    Build dynamics: member e predicts mean = state_gain[e] s + action_gain[e] a + offset[e].
+
+    Shapes (E, S, S), (E, S, A), (E, S); `std` (E, S) is constant.
+    """
+    a, b, c, d = (np.asarray(x, np.float32) for x in (state_gain, action_gain, offset, std))
+    members, num_state, num_action = b.shape
+    observation = argument(Tensor(np.float32, (members, 'N', num_state)))
+    action = argument(Tensor(np.float32, (members, 'N', num_action)))
+    mean = op.add(op.matmul(observation, op.const(a.transpose(0, 2, 1))),
+                  op.matmul(action, op.const(b.transpose(0, 2, 1))))
+    mean = op.add(mean, op.const(c[:, None]))
+    zero = op.mul(observation, op.const(np.float32(0)))
+    return build({'observation': observation, 'action': action},
+                 {'mean': mean, 'std': op.add(zero, op.const(d[:, None]))})
+
+
+def cart_model(members=2, std=0.0, disagreement=0.0):
+    """
+    Build the cart's dynamics: position += 0.1 velocity, velocity += 0.1 force.
+
+    Member e of E adds `disagreement` * e to the velocity.
+    """
+    offset = [[0.0, disagreement * e] for e in range(members)]
+    return linear_model([[[1.0, 0.1], [0.0, 1.0]]] * members, [[[0.0], [0.1]]] * members, offset,
+                        [[std, std]] * members)
+
+
+def metadata_of(robot, members, **changes):
+    """The metadata that a model of `robot` must carry."""
+    size = len(robot.observation)
+    return {'robot': robot.name, 'signature': robot.signature(),
+            'signature_hash': robot.signature_hash(), 'members': members,
+            'step_std': [1.0] * size, 'state_std': [1.0] * size, 'spread_p99': 1.0,
+            'horizon': 25} | changes
+
+
+def artifact_of(model, robot, members, **changes):
+    """A model as if it had been loaded from a file."""
+    return Artifact(model, metadata_of(robot, members, **changes), 'hash', Path('dynamics.onnx'))

@@ -89,7 +89,9 @@ def load(path: Path, robot: RobotSpec) -> Artifact:
     texts = {prop.key: prop.value for prop in model.metadata_props}
     try:
         metadata = json.loads(texts[METADATA_KEY])
-    except (KeyError, json.JSONDecodeError) as error:
+        if not isinstance(metadata, dict):
+            raise TypeError('metadata is no JSON object')
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ModelError(f'{path}: an ONNX model, but without the metadata of mbrl-ros train. '
                          'Only models written by `mbrl-ros train` carry it.') from error
     missing = [key for key in REQUIRED if key not in metadata]
@@ -111,10 +113,11 @@ def _check_interface(path: Path, model: onnx.ModelProto, metadata: dict[str, Any
                 for v in values}
     members, state, action = metadata['members'], len(robot.observation), len(robot.action)
     wanted = {'observation': (members, 'N', state), 'action': (members, 'N', action)}
+    results = {'mean': (members, 'N', state), 'std': (members, 'N', state)}
     inputs, outputs = shapes(model.graph.input), shapes(model.graph.output)
-    if inputs != wanted or set(outputs) != {'mean', 'std'}:
-        raise ModelError(f'{path}: inputs {inputs} and outputs {sorted(outputs)}; '
-                         f"expected inputs {wanted} and outputs ['mean', 'std'].")
+    if inputs != wanted or outputs != results:
+        raise ModelError(f'{path}: inputs {inputs} and outputs {outputs}; '
+                         f'expected inputs {wanted} and outputs {results}.')
 
 
 def _differences(model: Any, robot: Any, where: str = '') -> list[str]:

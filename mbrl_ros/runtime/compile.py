@@ -50,7 +50,8 @@ def compile_rollout(artifact: Artifact, robot: RobotSpec, task: TaskSpec, partic
     Notes
     -----
     Source: Chua et al. 2018 (PETS), arXiv:1805.12114, section 5. Cost is that of the predicted
-    next state and the action that led to it, undiscounted, averaged over the particles.
+    next state and the action that led to it, undiscounted, averaged over the particles. It is
+    not finite if any predicted state is not.
 
     """
     members, horizon = artifact.members, task.horizon
@@ -96,7 +97,10 @@ def compile_rollout(artifact: Artifact, robot: RobotSpec, task: TaskSpec, partic
     states = op.concat(trajectory, axis=0)
 
     terms = _mean_terms(CostFunction(task, robot), states, op.unsqueeze(by_step, _ints(1)), goal)
-    cost = op.matmul(terms, weights)
+    # Zero, or NaN where any state is not finite: a term that saturates, or that does not look at
+    # that state, must not let a diverged candidate through.
+    diverged = op.reduce_sum(op.mul(states, op.const(np.float32(0))), _ints(0, 1, 3), keepdims=0)
+    cost = op.add(op.matmul(terms, weights), diverged)
     model = build(inputs, {'cost': cost, 'terms': terms, 'states': states})
     _merge_equal_constants(model)
     return model

@@ -76,6 +76,9 @@ class Rollout:
 
     def set_goal(self, goal: np.ndarray) -> None:
         """Plan towards another goal, shape (G,), from the next call on."""
+        if np.shape(goal) != self._goal.shape:
+            raise ValueError(f'goal of shape {np.shape(goal)}; the task has {len(self._goal)} '
+                             'number(s)')
         self._goal = np.asarray(goal, np.float32)
 
     def draw(self, rng: np.random.Generator) -> Draw:

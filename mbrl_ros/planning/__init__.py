@@ -53,7 +53,7 @@ class Noise(Protocol):
     """Source of random numbers: NumPy in the controller and in tests, a graph input in a graph."""
 
     def draw(self, count: int) -> Array:
-        """Return `count` noise sequences of unit variance, shape (count, H, A)."""
+        """Return `count` noise sequences in units of the std, shape (count, H, A)."""
 
 
 class Planner(Protocol):

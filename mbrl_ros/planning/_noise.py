@@ -6,7 +6,7 @@ from scipy.special import ndtr, ndtri
 
 class GaussianNoise:
     """
-    Noise sequences of unit variance.
+    Noise sequences from a standard normal.
 
     Parameters
     ----------
@@ -15,8 +15,8 @@ class GaussianNoise:
     horizon, size : int
         H and A.
     exponent : float
-        Power spectrum f^-exponent: 0 is white and truncated to +-2 std (as PETS), above 0 is
-        smooth and not truncated (as iCEM).
+        Power spectrum f^-exponent: 0 is white and truncated to +-2 (as PETS: variance 0.774), above
+        0 is smooth, of unit variance and not truncated (as iCEM).
 
     Notes
     -----

@@ -91,9 +91,11 @@ class Planner:
                              self.config.noise_exponent)
 
     def init(self) -> State:
-        """Return a Gaussian around zero (or the nearest allowed action)."""
-        shape = (self.space.horizon, len(self.space.low))
-        mean = np.broadcast_to(np.clip(0.0, self.space.low, self.space.high), shape)
+        """Return a Gaussian around zero, or the middle of a range that zero is not inside of."""
+        low, high = self.space.low, self.space.high
+        shape = (self.space.horizon, len(low))
+        # Never a limit itself: the cap of the std would leave no room to search from there.
+        mean = np.broadcast_to(np.where((low < 0.0) & (high > 0.0), 0.0, (low + high) / 2), shape)
         return State(mean, self._initial_std(), np.empty((0, *shape)), mean)
 
     def sample(self, state: State, noise: Noise) -> Array:

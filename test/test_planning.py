@@ -247,8 +247,8 @@ def test_shipped_planners_load_and_plan(name):
     config = Config.model_validate(planning.params)
     planner = make_planner(planning.planner, config, SPACE)
     plan = optimise(planner, planner.init(), planner.noise(np.random.default_rng(0)), valley)
-    # Standing still costs 6 * (0.5^2 + 1^2) = 7.5.
-    assert valley(plan.actions[None])[0] < 2.0
+    # Standing still costs 6 * (0.5^2 + 1^2) = 7.5; even 3 x 40 candidates save more than half.
+    assert valley(plan.actions[None])[0] < 3.75
 
 
 def test_unknown_planner_file():

@@ -59,6 +59,10 @@ class SafetyGate:
         self._step = robot.action_rate_limit * robot.dt_s
         self._last = robot.safe_value
 
+    def forget(self) -> None:
+        """Start from the safe value again, as the robot does after a pause."""
+        self._last = self._robot.safe_value
+
     def check(self, action: np.ndarray | None, state: np.ndarray | None, problem: str,
               spread: float) -> Verdict:
         """

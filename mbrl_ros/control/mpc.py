@@ -106,6 +106,10 @@ class Mpc:
         return Decision(tick, plan.actions, start, prediction, spread, plan.rejected,
                         time.perf_counter() - began)
 
+    def forget(self) -> None:
+        """Drop the warm start."""
+        self._state, self._tick = self._planner.init(), 0
+
     def warm_up(self, runs: int) -> list[float]:
         """Plan `runs` times from rest and forget it all; return the times [s]."""
         state, tick, bits = self._state, self._tick, self._generator.bit_generator.state

@@ -1,7 +1,7 @@
 """The control tick: plan in time or fall back, then through the safety gate."""
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from typing import Protocol
@@ -66,6 +66,9 @@ class Pilot(Protocol):
     def tick(self, observation: Observation) -> Tick:
         """Do one tick."""
 
+    def forget(self) -> None:
+        """Forget plans and commands: what comes next begins from the safe value."""
+
     def close(self) -> None:
         """Stop all threads."""
 
@@ -82,6 +85,10 @@ class CollectPilot:
         verdict = self._gate.check(self._signal.next(), observation.state, observation.problem,
                                    spread=0.0)
         return Tick(self._index, verdict, None, missed=False)
+
+    def forget(self) -> None:
+        """Begin from the safe value; the signal goes on."""
+        self._gate.forget()
 
     def close(self) -> None:
         """Nothing runs beside a signal."""
@@ -108,7 +115,7 @@ class PlanPilot:
 
     def __init__(self, mpc: Mpc, gate: SafetyGate, robot: RobotSpec, delay_steps: int,
                  deadline_s: float | None) -> None:
-        self._mpc, self._gate = mpc, gate
+        self._mpc, self._gate, self._robot = mpc, gate, robot
         self._deadline_s = deadline_s
         self._in_flight = deque([robot.safe_value] * delay_steps, maxlen=delay_steps)
         self._worker = ThreadPoolExecutor(1, 'plan')
@@ -128,7 +135,7 @@ class PlanPilot:
                 self._running = self._worker.submit(
                     self._mpc.plan, self._index, state, tuple(self._in_flight))
             if self._running is not None:
-                problem = self._collect() or problem
+                problem = self._collect() or (problem if self._running is not None else '')
         age = self._index - self._last.tick if self._last is not None else 0
         decision = self._last
         if decision is not None and age >= len(decision.actions):
@@ -152,6 +159,19 @@ class PlanPilot:
             return str(error)
         self._running = None
         return ''
+
+    def forget(self) -> None:
+        """
+        Forget plans, warm start and commands in flight.
+
+        What was planned before a pause must not move the robot after it.
+        """
+        if self._running is not None:
+            wait([self._running])
+        self._running = self._last = None
+        self._in_flight.extend([self._robot.safe_value] * len(self._in_flight))
+        self._mpc.forget()
+        self._gate.forget()
 
     def close(self) -> None:
         """Let the running plan finish and stop the thread."""

@@ -109,8 +109,9 @@ class MpcController(ManagedNode):
             'model': self._report_model, 'safety': self._report_safety})
 
     def activate(self) -> None:
-        """Start the control loop with empty slots."""
+        """Start the control loop with empty slots, and without what was planned before."""
         self._inbox.forget()
+        self._built.pilot.forget()
         self._stop = Event()
         # What configure made lives as long as the node: the collector need not look at it again
         # in the middle of a control period.

@@ -15,8 +15,8 @@ class GaussianNoise:
     horizon, size : int
         H and A.
     exponent : float
-        Power spectrum f^-exponent: 0 is white and truncated to +-2 (as PETS: variance 0.774), above
-        0 is smooth, of unit variance and not truncated (as iCEM).
+        Power spectrum f^-exponent: 0 is white and truncated to +-2 (as PETS; variance 0.774),
+        above 0 is smooth, of unit variance and not truncated (as iCEM).
 
     Notes
     -----

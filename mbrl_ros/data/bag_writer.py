@@ -88,7 +88,8 @@ class BagWriter:
         except OSError as error:
             raise BagError(f'cannot write a bag at {self.folder}: {error.strerror}. '
                            'Choose a folder that can be written.') from error
-        self._thread = Thread(target=self._work, name='bag_writer')
+        # A daemon: an owner that dies without close() must not hang; flushes have saved the rest.
+        self._thread = Thread(target=self._work, name='bag_writer', daemon=True)
         self._thread.start()
 
     def add_topic(self, name: str, type_name: str, qos: Sequence[Qos] = ()) -> None:

@@ -216,10 +216,13 @@ def test_recovery_skips_a_damaged_chunk_and_zeros_at_the_end(tmp_path):
     assert 20 < len(read_all(tmp_path / 'bag')) < 40
 
 
-def test_a_bag_without_metadata_gets_one(tmp_path):
+@pytest.mark.parametrize('text', [None, '', 'rosbag2_bagfile_information: ['])
+def test_a_bag_without_readable_metadata_gets_one(tmp_path, text):
     bag = write_bag(tmp_path / 'bag', [('commands', 5, array(1.0))])
     (bag / 'metadata.yaml').unlink()
-    with pytest.raises(BagError, match=r'no metadata\.yaml\. Try: mbrl-ros bag recover'):
+    if text is not None:
+        (bag / 'metadata.yaml').write_text(text)
+    with pytest.raises(BagError, match=r'no readable metadata\.yaml\. Try: mbrl-ros bag recover'):
         check_bag(bag)
     recover(bag)
     assert len(read_all(bag)) == 1

@@ -164,12 +164,12 @@ def check_bag(path: Path) -> None:
                                'ros2 service call /data_logger/record std_srvs/srv/SetBool')
             raise BagError(f'{path}: {file.name} is truncated: its recording did not end '
                            f'properly. Try: mbrl-ros bag recover {path}')
-    if not (path / 'metadata.yaml').is_file():
+    if read_metadata(path) is None:
         if files:
-            raise BagError(f'{path}: no metadata.yaml. Try: mbrl-ros bag recover {path}')
+            raise BagError(f'{path}: no readable metadata.yaml. Try: mbrl-ros bag recover {path}')
         hint = f'Try: ros2 bag reindex {path}' if any(path.glob('*.db3*')) \
             else 'A bag is a folder with a metadata.yaml.'
-        raise BagError(f'no bag at {path}: the folder has no metadata.yaml. {hint}')
+        raise BagError(f'no bag at {path}: the folder has no readable metadata.yaml. {hint}')
 
 
 def stored_messages(reader: AnyReader,

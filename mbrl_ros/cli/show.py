@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import (BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn,
-                           TimeRemainingColumn)
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from mbrl_ros.core.robot import RobotSpec
@@ -16,10 +22,10 @@ if TYPE_CHECKING:
     from mbrl_ros.learning.evaluation import Evaluation
 
 
-def _bar(console: Console) -> Progress:
+def _bar(console: Console, *, transient: bool = False) -> Progress:
     return Progress(
         TextColumn('{task.description}'), BarColumn(), TextColumn('{task.fields[info]}'),
-        TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+        TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=transient)
 
 
 @contextmanager
@@ -36,9 +42,10 @@ def reading(console: Console) -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def training(console: Console) -> Iterator[Callable[[int, int, float], None]]:
+def training(console: Console, *, transient: bool = False
+             ) -> Iterator[Callable[[int, int, float], None]]:
     """Show training: yields a callback (step, most steps, best holdout loss)."""
-    with _bar(console) as progress:
+    with _bar(console, transient=transient) as progress:
         task = progress.add_task('train', total=None, info='')
 
         def update(step: int, most: int, loss: float) -> None:
@@ -47,6 +54,14 @@ def training(console: Console) -> Iterator[Callable[[int, int, float], None]]:
         yield update
         # Early stopping ends well before the most steps; a bar left at a third looks like failure.
         progress.update(task, total=progress.tasks[0].completed)
+
+
+@contextmanager
+def trial(console: Console, number: int, steps: int) -> Iterator[Callable[[int], None]]:
+    """Show a trial: yields a callback (observations so far)."""
+    with _bar(console, transient=True) as progress:
+        task = progress.add_task(f'trial {number}', total=steps + 1, info='')
+        yield lambda done: progress.update(task, completed=done)
 
 
 def scores(console: Console, robot: RobotSpec, evaluation: 'Evaluation') -> None:

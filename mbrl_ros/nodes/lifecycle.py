@@ -148,10 +148,10 @@ def run(factory: Callable[[], ManagedNode]) -> int:
     executor.add_node(node)
     status = 0
     try:
-        if node.get_parameter('autostart').value:
-            if node.trigger_configure() != TransitionCallbackReturn.SUCCESS \
-                    or node.trigger_activate() != TransitionCallbackReturn.SUCCESS:
-                status = 1
+        if node.get_parameter('autostart').value and (
+                node.trigger_configure() != TransitionCallbackReturn.SUCCESS
+                or node.trigger_activate() != TransitionCallbackReturn.SUCCESS):
+            status = 1
         while not stop and not status:
             executor.spin_once(timeout_sec=0.1)
     finally:

@@ -113,6 +113,8 @@ class MpcController(ManagedNode):
         self._inbox.forget()
         self._built.pilot.forget()
         self._stop = Event()
+        # The first command, so that what is in flight is known: the pilot assumes safe values.
+        self._send(self._robot.safe_value)
         # What configure made lives as long as the node: the collector need not look at it again
         # in the middle of a control period.
         gc.collect()
@@ -191,6 +193,9 @@ class MpcController(ManagedNode):
             while not self._stop.is_set():
                 observation = self._inbox.wait(silence_s)
                 if observation is None:
+                    continue
+                if observation.state is None and not observation.fresh:
+                    self._send(self._robot.safe_value)  # nothing was observed yet
                     continue
                 tick = self._built.pilot.tick(observation)
                 self._send(tick.verdict.command)

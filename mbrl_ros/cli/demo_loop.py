@@ -1,0 +1,137 @@
+"""The loop of the demo: trials on the robot, training between them."""
+
+from pathlib import Path
+from typing import Any
+
+from lifecycle_msgs.msg import State, Transition
+from rich.console import Console
+
+from mbrl_ros.cli import show
+from mbrl_ros.cli.trial import count_ticks, realised_return, Trial
+from mbrl_ros.core.paths import find_config, find_model
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.core.task import TaskSpec
+from mbrl_ros.core.yaml_file import load
+from mbrl_ros.data.dataset import load_dataset
+from mbrl_ros.nodes.operator import Operator
+from mbrl_ros.nodes.table import NodeOptions
+
+# A policy that is still learning must go where no model can be trusted yet.
+LEARNING_MAX_SPREAD = 1e6
+SILENCE_S = 10.0
+
+
+class DemoLoop:
+    """
+    Runs trials and keeps what they brought.
+
+    Parameters
+    ----------
+    spec, goal : RobotSpec, TaskSpec
+        Robot and task, loaded.
+    robot, task : str
+        Their names, as given to the nodes.
+    seed : int
+        Of robot, signals, planner and training.
+    lockstep : bool
+        Whether the robot waits for each command.
+    output : Path
+        Folder for everything.
+    console : Console
+        Where to print.
+
+    """
+
+    def __init__(self, spec: RobotSpec, goal: TaskSpec, robot: str, task: str, seed: int,
+                 lockstep: bool, output: Path, console: Console) -> None:
+        self._spec, self._goal, self._seed, self._console = spec, goal, seed, console
+        self._output = output
+        self._options = NodeOptions(robot=robot, task=task, use_sim_time=lockstep)
+        self._bags: list[Path] = []
+        self.trials: list[Trial] = []
+
+    def run_pretrained(self) -> list[Trial]:
+        """Drive one trial with the shipped model."""
+        model = find_model(self._spec.name)
+        with self._operator() as operator:
+            self._print_header()
+            self._run_trial(operator, {'mode': 'drive', 'model': str(model)}, model)
+        return self.trials
+
+    def run_learning(self, gate: float, most: int) -> list[Trial]:
+        """Collect at random, then train and drive until the gate is met or `most` trials ran."""
+        from mbrl_ros.learning.config import TrainingConfig
+        from mbrl_ros.learning.pipeline import train_model
+
+        settings = load(find_config('training', 'default'), TrainingConfig)
+        earlier: Path | None = None
+        with self._operator() as operator:
+            self._print_header()
+            self._run_trial(operator, {'mode': 'collect', 'signal': 'uniform'}, None)
+            for number in range(1, most + 1):
+                dataset = load_dataset(self._bags, self._spec)
+                folder = self._output / 'models' / f'trial_{number:02d}'
+                with show.training(self._console, transient=True) as progress:
+                    model = train_model(dataset, settings, self._seed, folder, earlier, progress)
+                earlier = folder
+                trial = self._run_trial(
+                    operator, {'mode': 'drive', 'model': str(model.path.resolve()),
+                               'max_spread': LEARNING_MAX_SPREAD}, model.path,
+                    holdout_r2=min(model.evaluation.r2.values()),
+                    holdout_error=model.evaluation.k_step[-1]['error'])
+                if trial.total_return >= gate:
+                    break
+        return self.trials
+
+    def _operator(self) -> Operator:
+        return Operator(self._spec, self._options, {
+            'sim_robot': {'seed': self._seed, 'start_paused': True,
+                          'pause_after_steps': self._goal.episode_steps},
+            'data_logger': {'output': str((self._output / 'bags').resolve())},
+            'mpc_controller': {'autostart': False}}, self._output / 'logs')
+
+    def _run_trial(self, operator: Operator, parameters: dict[str, Any], model: Path | None,
+                   **scores: Any) -> Trial:
+        number = len(self.trials)
+        if operator.state('mpc_controller') == State.PRIMARY_STATE_INACTIVE:
+            operator.transition('mpc_controller', Transition.TRANSITION_CLEANUP)
+        # Every trial has random numbers of its own, all of them from the one seed.
+        operator.set_parameters('mpc_controller',
+                                parameters | {'seed': 1000 * self._seed + number})
+        operator.transition('mpc_controller', Transition.TRANSITION_CONFIGURE)
+        operator.trigger('sim_robot', 'reset_world')
+        bag = Path(operator.switch('data_logger', 'record', on=True))
+        operator.transition('mpc_controller', Transition.TRANSITION_ACTIVATE)
+        operator.start_counting()
+        operator.switch('sim_robot', 'set_pause', on=False)
+        steps = self._goal.episode_steps
+        with show.trial(self._console, number, steps) as progress:
+            operator.wait_for_observations(steps + 1, SILENCE_S, progress)
+        operator.transition('mpc_controller', Transition.TRANSITION_DEACTIVATE)
+        operator.switch('data_logger', 'record', on=False)
+        self._bags.append(bag)
+        dataset = load_dataset([bag], self._spec)
+        earlier_s = self.trials[-1].robot_seconds if self.trials else 0.0
+        trial = Trial(
+            trial=number, robot_seconds=earlier_s + dataset.seconds,
+            total_return=realised_return(dataset, self._spec, self._goal), bag=bag, model=model,
+            **count_ticks(operator.ticks, steps + 1), **scores)
+        self.trials.append(trial)
+        self._print_row(trial)
+        for line in dataset.describe_losses():
+            self._console.print(f'  [yellow]lost[/] {line}')
+        return trial
+
+    def _print_header(self) -> None:
+        self._console.print(f'{"trial":>5} {"robot s":>8} {"return":>8} {"holdout R2":>11} '
+                            f'{"error@25":>9} {"plan p50/p99 ms":>16} {"missed ticks":>13}',
+                            style='bold')
+
+    def _print_row(self, trial: Trial) -> None:
+        def text(value: float | None, form: str) -> str:
+            return '-' if value is None else format(value, form)
+        plan = f'{text(trial.quantile_ms(0.5), ".1f")}/{text(trial.quantile_ms(0.99), ".1f")}'
+        self._console.print(
+            f'{trial.trial:>5} {trial.robot_seconds:>8.1f} {trial.total_return:>8.1f} '
+            f'{text(trial.holdout_r2, ".4f"):>11} {text(trial.holdout_error, ".3f"):>9} '
+            f'{plan:>16} {f"{trial.missed_ticks}/{trial.ticks}":>13}', highlight=False)

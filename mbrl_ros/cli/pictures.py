@@ -1,0 +1,129 @@
+"""Each picture of the demo's report."""
+
+import io
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+import numpy as np
+from PIL import Image
+
+from mbrl_ros.cli.trial import Trial
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.data.resample import Episode
+from mbrl_ros.learning.evaluation import evaluate, predict_fan
+from mbrl_ros.learning.plots import draw_k_step as draw_errors
+from mbrl_ros.runtime.artifact import Artifact
+from mbrl_ros.runtime.dynamics import Dynamics
+from mbrl_ros.sim.mujoco_robot import MujocoRobot
+from mbrl_ros.sim.sketch import joint_positions, Sketch, sketch
+
+FAN_STEPS = 25
+STRIP_FRAMES = 8
+FRAME_STEP = 2
+
+
+def draw_returns(figure: Figure, trials: list[Trial], gate: float) -> None:
+    """Draw the return of each trial over the robot time it took to get there."""
+    axes = figure.subplots()
+    axes.plot([t.robot_seconds for t in trials], [t.total_return for t in trials], marker='o')
+    axes.axhline(gate, color='green', ls='--', label=f'gate {gate:g}')
+    axes.set(xlabel='robot time recorded [s]', ylabel='return over the episode')
+    axes.legend()
+
+
+def draw_fans(figure: Figure, model: Artifact, robot: RobotSpec, episode: Episode,
+              seed: int) -> None:
+    """Draw predictions from several moments of an episode against what happened."""
+    starts = np.arange(0, episode.num_steps - FAN_STEPS + 1, FAN_STEPS)
+    actions = np.stack([episode.actions[s:s + FAN_STEPS] for s in starts])
+    fan = predict_fan(Dynamics(model.model, model.metadata), episode.states[starts], actions,
+                      seed)
+    columns = 2 if len(robot.observation) > 1 else 1
+    grid = figure.subplots(-(-len(robot.observation) // columns), columns, squeeze=False)
+    time_s = np.arange(episode.num_steps + 1) * robot.dt_s
+    for index, (field, axes) in enumerate(zip(robot.observation, grid.flat, strict=False)):
+        axes.plot(time_s, episode.states[:, index], color='black', lw=1, label='actual')
+        for number, start in enumerate(starts):
+            path = fan[:, :, number, index]
+            when = time_s[start + 1:start + FAN_STEPS + 1]
+            mean, spread = path.mean(axis=1), 2.0 * path.std(axis=1)
+            axes.fill_between(when, mean - spread, mean + spread, color='tab:blue', alpha=0.3,
+                              lw=0)
+            axes.plot(when, mean, color='tab:blue', lw=1, label='' if number else 'foreseen')
+        low, high = episode.states[:, index].min(), episode.states[:, index].max()
+        room = 0.3 * (high - low) + 1e-6
+        axes.set(title=f'{field.name} [{field.unit}]', xlabel='time [s]',
+                 ylim=(low - room, high + room))
+    grid.flat[0].legend(fontsize='small')
+
+
+def draw_k_step(figure: Figure, model: Artifact, robot: RobotSpec, episode: Episode,
+                seed: int) -> None:
+    """Draw the open-loop error on the trial that the model drove, which it was not trained on."""
+    scores = evaluate(Dynamics(model.model, model.metadata), robot,
+                      [(episode.states, episode.actions)],
+                      np.array(model.metadata['state_std']), FAN_STEPS, seed)
+    axes = figure.subplots()
+    draw_errors(axes, scores.k_step)
+    axes.set(title='')
+
+
+def draw_plan_times(figure: Figure, plan_ms: list[float], robot: RobotSpec) -> None:
+    """Draw the histogram of plan times with the control period."""
+    axes = figure.subplots()
+    axes.hist(plan_ms, bins=40)
+    axes.axvline(robot.dt_s * 1e3, color='red', label='control period')
+    axes.axvline(float(np.quantile(plan_ms, 0.99)), color='black', ls='--',
+                 label='99th percentile')
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel='plan [ms]', ylabel='plans', xlim=(0, None))
+    axes.legend()
+
+
+def animate(robot: RobotSpec, states: np.ndarray) -> tuple[bytes, bytes]:
+    """
+    Draw an episode without OpenGL.
+
+    Returns
+    -------
+    gif, png : bytes
+        Animation at real speed, and a strip of single frames.
+
+    """
+    simulated = MujocoRobot(robot)
+    outlines = [sketch(simulated, joint_positions(robot, state)) for state in states]
+    figure = Figure(figsize=(4.8, 2.4), dpi=80)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    frames = []
+    for outline in outlines[::FRAME_STEP]:
+        axes.clear()
+        _draw_outline(axes, outline, outlines)
+        canvas.draw()
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert('P'))
+    gif = io.BytesIO()
+    frames[0].save(gif, format='gif', save_all=True, append_images=frames[1:], loop=0,
+                   duration=round(FRAME_STEP * robot.dt_s * 1e3))
+    strip = Figure(figsize=(12, 3.2), layout='constrained')
+    chosen = np.linspace(0, len(outlines) - 1, STRIP_FRAMES).round().astype(int)
+    for axes_of_frame, index in zip(strip.subplots(2, STRIP_FRAMES // 2).flat, chosen,
+                                    strict=True):
+        _draw_outline(axes_of_frame, outlines[index], outlines)
+        axes_of_frame.set_title(f'{index * robot.dt_s:.1f} s', fontsize='small')
+    png = io.BytesIO()
+    strip.savefig(png, format='png', dpi=90)
+    return gif.getvalue(), png.getvalue()
+
+
+def _draw_outline(axes: Axes, outline: Sketch, episode: list[Sketch]) -> None:
+    points = np.concatenate([np.concatenate([o.start, o.end]) for o in episode])
+    low, high = points.min(axis=0) - 0.15, points.max(axis=0) + 0.15
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect='equal')
+    axes.axis('off')
+    unit = axes.get_window_extent().width / (high[0] - low[0]) * 72.0 / axes.figure.get_dpi()
+    for start, end, radius, rgba in zip(outline.start, outline.end, outline.radius, outline.rgba,
+                                        strict=True):
+        axes.plot(*np.stack([start, end]).T, lw=max(1.0, 2.0 * radius * unit), color=rgba,
+                  solid_capstyle='round')

@@ -1,0 +1,97 @@
+"""The demo's report: one HTML file with every picture inside."""
+
+import base64
+from collections.abc import Callable
+from html import escape
+import io
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from mbrl_ros.cli import pictures
+from mbrl_ros.cli.trial import Trial
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.core.task import TaskSpec
+from mbrl_ros.data.dataset import load_dataset
+from mbrl_ros.runtime import artifact
+
+STYLE = """body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse}td,th{padding:.25em .8em;border-bottom:1px solid #ccc;
+text-align:right}img{max-width:100%}.met{color:#080}.missed{color:#b00}"""
+HEADINGS = ('trial', 'robot s', 'return', 'holdout R2', 'error at 25', 'plan p50 ms',
+            'plan p99 ms', 'ticks', 'missed')
+
+
+def write_report(output: Path, robot: RobotSpec, task: TaskSpec, trials: list[Trial], best: Trial,
+                 gate: float, seed: int) -> Path:
+    """
+    Write report.html, and swing_up.gif beside it.
+
+    Parameters
+    ----------
+    output : Path
+        Folder of the demo.
+    robot, task : RobotSpec, TaskSpec
+        What was driven, and how it was scored.
+    trials : list of Trial
+        All of them.
+    best : Trial
+        The one that the pictures show.
+    gate : float
+        Return to reach.
+    seed : int
+        Of the run.
+
+    """
+    assert best.model is not None
+    model = artifact.load(best.model, robot)
+    episode = load_dataset([best.bag], robot).episodes[0]
+    animation, strip = pictures.animate(robot, episode.states)
+    (output / 'swing_up.gif').write_bytes(animation)
+    sections = [
+        ('The best trial', _embed('gif', animation) + _embed('png', strip)),
+        ('Return against seconds of robot data',
+         _figure((8, 3.5), lambda f: pictures.draw_returns(f, trials, gate))),
+        ('What the model foresaw, and what happened',
+         '<p>Open loop over 25 steps with the actions really taken; the band is two standard '
+         'deviations of the particles.</p>'
+         + _figure((10, 6), lambda f: pictures.draw_fans(f, model, robot, episode, seed))),
+        ('Error of the model against the number of steps',
+         _figure((8, 3.5), lambda f: pictures.draw_k_step(f, model, robot, episode, seed))),
+        ('Time of a plan',
+         _figure((8, 3.5), lambda f: pictures.draw_plan_times(f, best.plan_ms, robot))),
+    ]
+    verdict = 'met' if best.total_return >= gate else 'missed'
+    rows = ''.join('<tr>' + ''.join(f'<td>{cell}</td>' for cell in _cells(trial)) + '</tr>'
+                   for trial in trials)
+    html = (
+        f'<!doctype html><meta charset="utf-8"><title>{escape(task.name)}</title>'
+        f'<style>{STYLE}</style><h1>{escape(task.name)} on {escape(robot.name)}</h1>'
+        f'<p class="{verdict}">Best return {best.total_return:.1f}; the gate of {gate:g} was '
+        f'{verdict}. Seed {seed}.</p>'
+        '<table><tr>' + ''.join(f'<th>{heading}</th>' for heading in HEADINGS) + f'</tr>{rows}'
+        '</table>' + ''.join(f'<h2>{title}</h2>{body}' for title, body in sections))
+    path = output / 'report.html'
+    path.write_text(html)
+    return path
+
+
+def _cells(trial: Trial) -> list[str]:
+    def text(value: float | None, form: str) -> str:
+        return '-' if value is None else format(value, form)
+    return [str(trial.trial), f'{trial.robot_seconds:.1f}', f'{trial.total_return:.1f}',
+            text(trial.holdout_r2, '.4f'), text(trial.holdout_error, '.3f'),
+            text(trial.quantile_ms(0.5), '.1f'), text(trial.quantile_ms(0.99), '.1f'),
+            str(trial.ticks), str(trial.missed_ticks)]
+
+
+def _figure(size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
+    figure = Figure(figsize=size, layout='constrained')
+    draw(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=110)
+    return _embed('png', buffer.getvalue())
+
+
+def _embed(kind: str, data: bytes) -> str:
+    return f'<p><img src="data:image/{kind};base64,{base64.b64encode(data).decode()}"></p>'

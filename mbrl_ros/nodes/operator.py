@@ -1,0 +1,237 @@
+"""
+Start the nodes as processes and operate them: what a person would do with the ros2 command.
+
+`mbrl-ros demo` is such an operator; so are the tests that close the loop over DDS.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+import signal
+import subprocess
+from threading import Condition, Thread
+import time
+from types import TracebackType
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
+import rclpy
+from rclpy.client import Client
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from std_srvs.srv import SetBool, Trigger
+
+from mbrl_ros.core.errors import MbrlError
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.nodes.messages import message_class, RELIABLE_QOS
+from mbrl_ros.nodes.table import GROUPS, NodeOptions
+
+START_TIMEOUT_S = 30.0
+CALL_TIMEOUT_S = 20.0
+
+
+class OperationError(MbrlError):
+    """A node did not do what it was asked to; the text ends with its log."""
+
+
+class Operator:
+    """
+    Runs the simulated robot, the logger and the controller, each in a process of its own.
+
+    Parameters
+    ----------
+    robot : RobotSpec
+        Whose observations are counted.
+    options : NodeOptions
+        What all nodes share.
+    extra : mapping of str to mapping
+        Parameters of single nodes, by node name.
+    logs : Path
+        Folder for one log file a node.
+
+    """
+
+    def __init__(self, robot: RobotSpec, options: NodeOptions,
+                 extra: Mapping[str, Mapping[str, Any]], logs: Path) -> None:
+        self._options, self._extra, self._logs = options, extra, logs
+        self._entries = GROUPS['demo']
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._changed = Condition()
+        self._num_observations = 0
+        self.ticks: list[dict[str, str]] = []
+        rclpy.init()
+        self._node = rclpy.create_node('mbrl_operator', namespace=options.namespace or None)
+        pacer = robot.observation[0]
+        self._node.create_subscription(message_class(pacer.type), pacer.topic,
+                                       self._count, RELIABLE_QOS)
+        self._node.create_subscription(DiagnosticStatus, 'mpc_controller/tick',
+                                       self._on_tick, RELIABLE_QOS)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._thread = Thread(target=self._spin, name='operator', daemon=True)
+
+    def __enter__(self) -> 'Operator':
+        """Start the processes and wait until each can be spoken to."""
+        self._thread.start()
+        self._logs.mkdir(parents=True, exist_ok=True)
+        try:
+            for entry in self._entries:
+                command = entry.command(self._options, self._extra.get(entry.name))
+                with (self._logs / f'{entry.name}.log').open('wb') as log:
+                    self._processes[entry.name] = subprocess.Popen(
+                        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                        start_new_session=True)
+            for entry in self._entries:
+                self._wait_until_up(entry.name)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """Stop the nodes: the controller first, so that it leaves the robot safe."""
+        self.close()
+
+    def close(self) -> None:
+        """Interrupt each process, wait for it, and leave DDS."""
+        for name in reversed(list(self._processes)):
+            process = self._processes.pop(name)
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        rclpy.try_shutdown()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def transition(self, node: str, *transitions: int) -> None:
+        """Change the lifecycle state of a node, step by step (constants of Transition)."""
+        for number in transitions:
+            request = ChangeState.Request(transition=Transition(id=number))
+            if not self._call(node, 'change_state', ChangeState, request).success:
+                raise OperationError(f'{node} refused transition {number}.{self._log(node)}')
+
+    def state(self, node: str) -> int:
+        """Return the lifecycle state of a node (constants of State)."""
+        return int(self._call(node, 'get_state', GetState, GetState.Request()).current_state.id)
+
+    def set_parameters(self, node: str, values: Mapping[str, Any]) -> None:
+        """Set parameters of a node; a refusal is raised with the node's own reason."""
+        request = SetParameters.Request(parameters=[
+            Parameter(name, value=value).to_parameter_msg() for name, value in values.items()])
+        for result in self._call(node, 'set_parameters', SetParameters, request).results:
+            if not result.successful:
+                raise OperationError(f'{node} refused a parameter: {result.reason}')
+
+    def trigger(self, node: str, service: str) -> str:
+        """Call a Trigger service and return its message."""
+        return self._checked(node, service, Trigger, Trigger.Request())
+
+    def switch(self, node: str, service: str, on: bool) -> str:
+        """Call a SetBool service and return its message."""
+        return self._checked(node, service, SetBool, SetBool.Request(data=on))
+
+    def start_counting(self) -> None:
+        """Forget the observations and ticks seen so far."""
+        with self._changed:
+            self._num_observations = 0
+            self.ticks = []
+
+    def wait_for_observations(self, count: int, silence_s: float,
+                              progress: Callable[[int], None] | None = None) -> None:
+        """
+        Wait until the robot has published `count` observations.
+
+        Raises
+        ------
+        OperationError
+            If none came for `silence_s`, or a node died.
+
+        """
+        seen, last_s = 0, time.monotonic()
+        while seen < count:
+            with self._changed:
+                self._changed.wait(0.2)
+                now_seen = self._num_observations
+            if now_seen > seen:
+                seen, last_s = now_seen, time.monotonic()
+            elif time.monotonic() - last_s > silence_s:
+                raise OperationError(
+                    f'no observation for {silence_s:g} s after {seen} of {count}.'
+                    + self._log('sim_robot'))
+            if progress is not None:
+                progress(seen)
+            self._check_alive()
+
+    def _spin(self) -> None:
+        # rclpy's own signal handler shuts the context down on Ctrl-C.
+        with suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def _count(self, _message: Any) -> None:
+        with self._changed:
+            self._num_observations += 1
+            self._changed.notify_all()
+
+    def _on_tick(self, message: DiagnosticStatus) -> None:
+        values = {item.key: item.value for item in message.values}
+        with self._changed:
+            self.ticks.append(values | {'reason': message.message})
+
+    def _wait_until_up(self, node: str) -> None:
+        client: Client[Any, Any] = self._node.create_client(GetState, f'{node}/get_state')
+        deadline = time.monotonic() + START_TIMEOUT_S
+        wanted = State.PRIMARY_STATE_ACTIVE if self._autostarts(node) \
+            else State.PRIMARY_STATE_UNCONFIGURED
+        while not client.wait_for_service(0.1) or self.state(node) != wanted:
+            self._check_alive()
+            if time.monotonic() > deadline:
+                raise OperationError(
+                    f'{node} did not come up in {START_TIMEOUT_S:g} s.{self._log(node)}')
+        self._node.destroy_client(client)
+
+    def _autostarts(self, node: str) -> bool:
+        return bool(self._extra.get(node, {}).get('autostart', True))
+
+    def _checked(self, node: str, service: str, kind: Any, request: Any) -> str:
+        response = self._call(node, service, kind, request)
+        if not response.success:
+            raise OperationError(f'{node}/{service} refused: {response.message}')
+        return str(response.message)
+
+    def _call(self, node: str, service: str, kind: Any, request: Any) -> Any:
+        client: Client[Any, Any] = self._node.create_client(kind, f'{node}/{service}')
+        try:
+            if not client.wait_for_service(CALL_TIMEOUT_S):
+                raise OperationError(f'{node} offers no service {service}.{self._log(node)}')
+            future = client.call_async(request)
+            with self._changed:
+                future.add_done_callback(self._wake)
+                self._changed.wait_for(future.done, CALL_TIMEOUT_S)
+            if not future.done():
+                raise OperationError(f'{node}/{service} did not answer in {CALL_TIMEOUT_S:g} s.'
+                                     + self._log(node))
+            return future.result()
+        finally:
+            self._node.destroy_client(client)
+
+    def _wake(self, _future: Any) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _check_alive(self) -> None:
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise OperationError(
+                    f'{name} ended with status {process.returncode}.{self._log(name)}')
+
+    def _log(self, node: str) -> str:
+        path = self._logs / f'{node}.log'
+        lines = path.read_text(errors='replace').splitlines()[-15:] if path.exists() else []
+        return f'\nEnd of {path}:\n  ' + '\n  '.join(lines)

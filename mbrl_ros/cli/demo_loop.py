@@ -99,6 +99,7 @@ class DemoLoop:
         operator.set_parameters('mpc_controller',
                                 parameters | {'seed': 1000 * self._seed + number})
         operator.transition('mpc_controller', Transition.TRANSITION_CONFIGURE)
+        operator.wait_until_connected(self._spec)
         operator.trigger('sim_robot', 'reset_world')
         bag = Path(operator.switch('data_logger', 'record', on=True))
         operator.transition('mpc_controller', Transition.TRANSITION_ACTIVATE)

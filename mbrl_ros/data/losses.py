@@ -15,7 +15,7 @@ class Losses:
     nan_samples : dict of str to (int, int)
         Observation field to its number of non-finite samples and the stamp [ns] of the first.
     gaps : int
-        Places where an observation topic was silent for longer than its staleness limit.
+        Places where an observation topic was silent for longer than one and a half periods.
     clock_jumps : int
         Places where stamps went backwards by more than one control period.
     outside_episodes : int
@@ -52,7 +52,7 @@ class Losses:
             lines.append(f"{_count(count, 'sample')} of '{name}' not finite, dropped; "
                          f'first at stamp {first_ns / 1e9:.3f} s')
         if self.gaps:
-            lines.append(f'{_count(self.gaps, "gap")} longer than stale_after_s; '
+            lines.append(f'{_count(self.gaps, "gap")} in the observations; '
                          'the episode is split there')
         if self.clock_jumps:
             lines.append(f'clock went backwards {_count(self.clock_jumps, "time")}; '

@@ -84,7 +84,8 @@ def resample(segment: Segment, robot: RobotSpec, losses: Losses) -> list[Episode
     """
     common: list[Interval] | None = None
     for topic, samples in segment.observations.items():
-        stretches = list(find_stretches(samples, robot.stale_after_s[topic], losses))
+        stretches = list(find_stretches(samples, longest_gap_ns(
+            samples, robot.dt_ns, robot.stale_after_s[topic]), losses))
         common = stretches if common is None else _intersect(common, stretches)
     dt_ns = 1e9 / robot.control_rate_hz
     episodes = []
@@ -105,11 +106,23 @@ def resample(segment: Segment, robot: RobotSpec, losses: Losses) -> list[Episode
     return episodes
 
 
-def find_stretches(samples: Samples, stale_after_s: float, losses: Losses) -> Iterator[Interval]:
+def longest_gap_ns(samples: Samples, dt_ns: int, stale_after_s: float) -> float:
+    """
+    Return the silence [ns] after which a topic's episode is split.
+
+    One and a half control periods, or of the topic's own if that is slower: where an observation
+    is missing, a line between its neighbours would hide what the robot did in between, and a robot
+    that stumbled may have shifted its whole grid. Never more than the topic's staleness limit.
+    """
+    usual = float(np.median(np.diff(samples.stamps_ns))) if len(samples.stamps_ns) > 1 else 0.0
+    return min(1.5 * max(dt_ns, usual), stale_after_s * 1e9)
+
+
+def find_stretches(samples: Samples, gap_ns: float, losses: Losses) -> Iterator[Interval]:
     """Yield the intervals [ns] in which a topic was neither silent nor reported non-finite."""
     for first, stop in _true_runs(np.isfinite(samples.values).all(axis=1)):
         stamps = samples.stamps_ns[first:stop]
-        breaks = np.flatnonzero(np.diff(stamps) > stale_after_s * 1e9) + 1
+        breaks = np.flatnonzero(np.diff(stamps) > gap_ns) + 1
         losses.gaps += len(breaks)
         for run in np.split(stamps, breaks):
             yield int(run[0]), int(run[-1])

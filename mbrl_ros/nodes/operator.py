@@ -31,6 +31,7 @@ from mbrl_ros.nodes.table import GROUPS, NodeOptions
 
 START_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 20.0
+SETTLE_S = 0.5
 
 
 class OperationError(MbrlError):
@@ -136,6 +137,23 @@ class Operator:
     def switch(self, node: str, service: str, on: bool) -> str:
         """Call a SetBool service and return its message."""
         return self._checked(node, service, SetBool, SetBool.Request(data=on))
+
+    def wait_until_connected(self, robot: RobotSpec) -> None:
+        """Wait until every node has found the topics it needs, so that no message is lost."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        # Observations go to logger, controller and operator; commands to robot and logger.
+        wanted = {**dict.fromkeys(robot.observation_topics(), 2),
+                  **dict.fromkeys(robot.action_topics(), 2)}
+        wanted[robot.observation[0].topic] = 3
+        while any(self._node.count_subscribers(topic) < count for topic, count in wanted.items()) \
+                or any(self._node.count_publishers(topic) < 1 for topic in wanted):
+            self._check_alive()
+            if time.monotonic() > deadline:
+                raise OperationError('the nodes did not find each other in '
+                                     f'{START_TIMEOUT_S:g} s. Try: mbrl-ros doctor')
+            time.sleep(0.05)
+        # The graph is known here a moment before the endpoints have matched everywhere.
+        time.sleep(SETTLE_S)
 
     def start_counting(self) -> None:
         """Forget the observations and ticks seen so far."""

@@ -20,10 +20,8 @@ ARROWS = {
     'control': ('planning',),
     'learning': ('data', 'runtime'),
     'nodes': ('control', 'data', 'sim'),
-    'cli': ('learning',),
+    'cli': ('learning', 'nodes', 'sim'),
 }
-# Inside a function only: `mbrl-ros demo` operates the nodes, `--help` must not load them.
-LAZY_ARROWS = {'cli': ('nodes', 'sim')}
 
 # Who may import a library: a part, or one file of it.
 HOMES = {
@@ -48,20 +46,15 @@ def reach(part):
 
 
 def imports(path):
-    """Return (module, is inside a function) of every import, `from a import b` as a and a.b."""
+    """Return the modules of every import, wherever it stands: `from a import b` as a and a.b."""
     found = []
-
-    def visit(node, is_lazy):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found.extend((alias.name, is_lazy) for alias in node.names)
+            found.extend(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f'{path}:{node.lineno}: relative import'
-            found.append((node.module, is_lazy))
-            found.extend((f'{node.module}.{alias.name}', is_lazy) for alias in node.names)
-        is_lazy = is_lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        for child in ast.iter_child_nodes(node):
-            visit(child, is_lazy)
-    visit(ast.parse(path.read_text()), False)
+            found.append(node.module)
+            found.extend(f'{node.module}.{alias.name}' for alias in node.names)
     return found
 
 
@@ -79,20 +72,18 @@ def by_name(path):
 @pytest.mark.parametrize('path', FILES, ids=by_name)
 def test_imports_follow_the_arrows(path):
     part = path.relative_to(PACKAGE).parts[0]
-    for module, is_lazy in imports(path):
+    for module in imports(path):
         target = (*module.split('.'), '')[1]
         if module.split('.')[0] != 'mbrl_ros' or target not in ARROWS:
             continue
         allowed = reach(part) if part in ARROWS else set()
-        if is_lazy:
-            allowed |= set(LAZY_ARROWS.get(part, ()))
         assert target in allowed, f'{part} must not import {module}'
 
 
 @pytest.mark.parametrize('path', FILES, ids=by_name)
 def test_libraries_stay_at_home(path):
     name = by_name(path)
-    for module, _ in imports(path):
+    for module in imports(path):
         homes = HOMES.get(library(module))
         assert homes is None or name.startswith(tuple(f'{home}/' for home in homes)) \
             or name in homes, f'{module} belongs into {homes}'
@@ -110,7 +101,7 @@ def test_a_part_without_init_would_not_be_installed():
 
 def test_the_table_of_nodes_needs_no_ros():
     known = {'mbrl_ros.core.errors', 'mbrl_ros.core.errors.SpecError'}
-    modules = {module for module, _ in imports(PACKAGE / 'nodes' / 'table.py')}
+    modules = set(imports(PACKAGE / 'nodes' / 'table.py'))
     assert {module for module in modules if module.startswith('mbrl_ros')} == known
     assert {library(module) for module in modules} & set(HOMES) == set()
 

@@ -308,12 +308,15 @@ def test_recommended_horizon_ends_at_the_first_bad_step():
     assert scores.horizon == 1
 
 
-def test_a_field_that_never_changes_has_no_r2():
+def test_a_field_that_never_changes_scores_one_if_that_was_foreseen():
     states = np.stack([np.arange(11.0), np.full(11, 3.0)], axis=1)
     states[5:, 0] += 1.0
     scores = evaluate(hand_made([1.0, 0.0], [0.1, 0.1]), cart(), [(states, np.ones((10, 1)))],
                       np.ones(2), 5, seed=0)
-    assert np.isnan(scores.r2['velocity'])
+    assert scores.r2['velocity'] == 1.0
+    wrong = evaluate(hand_made([1.0, 0.5], [0.1, 0.1]), cart(),
+                     [(states, np.ones((10, 1)))], np.ones(2), 5, seed=0)
+    assert wrong.r2['velocity'] == 0.0
     assert np.isfinite(scores.r2['position'])
 
 

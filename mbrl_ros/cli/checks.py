@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 import os
 import platform
-import time
 
 PACKAGES = {
     'numpy': 'pip install numpy', 'onnx': 'pip install onnx', 'spox': 'pip install spox',
@@ -49,35 +48,22 @@ def _guard(name: str, check: Callable[[], list[Check]]) -> list[Check]:
 
 
 def _providers() -> list[Check]:
-    import onnxruntime
-    available = onnxruntime.get_available_providers()
+    from mbrl_ros.runtime.ort import versions
+
+    number, available = versions()
     return [
-        Check('onnxruntime', onnxruntime.__version__, True),
+        Check('onnxruntime', number, True),
         Check('provider cpu', 'CPUExecutionProvider', 'CPUExecutionProvider' in available),
         Check('provider cuda', ', '.join(available), 'CUDAExecutionProvider' in available,
               needed=False, advice='install onnxruntime-gpu in place of onnxruntime')]
 
 
 def _ros() -> list[Check]:
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-    from rclpy.utilities import get_rmw_implementation_identifier
-    from std_msgs.msg import Empty
+    from mbrl_ros.nodes.loopback import hear_yourself
 
-    began = time.monotonic()
-    heard: list[float] = []
-    with rclpy.init():
-        node = rclpy.create_node('mbrl_doctor')
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        publisher = node.create_publisher(Empty, '~/ping', 1)
-        node.create_subscription(Empty, '~/ping', lambda _: heard.append(time.monotonic()), 1)
-        while not heard and time.monotonic() < began + 5.0:
-            publisher.publish(Empty())
-            executor.spin_once(timeout_sec=0.1)
-        node.destroy_node()
+    middleware, heard = hear_yourself()
     domain = os.environ.get('ROS_DOMAIN_ID', '0')
     return [
-        Check('rclpy', get_rmw_implementation_identifier(), True),
+        Check('rclpy', middleware, True),
         Check('DDS', f'a message came back on domain {domain}' if heard else 'silence for 5 s',
-              bool(heard), advice='check ROS_DOMAIN_ID, discovery range and firewall')]
+              heard, advice='check ROS_DOMAIN_ID, discovery range and firewall')]

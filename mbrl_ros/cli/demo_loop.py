@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lifecycle_msgs.msg import State, Transition
 from rich.console import Console
+from rich.markup import escape
 
 from mbrl_ros.cli import show
 from mbrl_ros.cli.trial import count_ticks, realised_return, Trial
@@ -93,22 +93,22 @@ class DemoLoop:
     def _run_trial(self, operator: Operator, parameters: dict[str, Any], model: Path | None,
                    **scores: Any) -> Trial:
         number = len(self.trials)
-        if operator.state('mpc_controller') == State.PRIMARY_STATE_INACTIVE:
-            operator.transition('mpc_controller', Transition.TRANSITION_CLEANUP)
+        if self.trials:
+            operator.cleanup('mpc_controller')
         # Every trial has random numbers of its own, all of them from the one seed.
         operator.set_parameters('mpc_controller',
                                 parameters | {'seed': 1000 * self._seed + number})
-        operator.transition('mpc_controller', Transition.TRANSITION_CONFIGURE)
+        operator.configure('mpc_controller')
         operator.wait_until_connected(self._spec)
         operator.trigger('sim_robot', 'reset_world')
         bag = Path(operator.switch('data_logger', 'record', on=True))
-        operator.transition('mpc_controller', Transition.TRANSITION_ACTIVATE)
+        operator.activate('mpc_controller')
         operator.start_counting()
         operator.switch('sim_robot', 'set_pause', on=False)
         steps = self._goal.episode_steps
         with show.trial(self._console, number, steps) as progress:
             operator.wait_for_observations(steps + 1, SILENCE_S, progress)
-        operator.transition('mpc_controller', Transition.TRANSITION_DEACTIVATE)
+        operator.deactivate('mpc_controller')
         operator.switch('data_logger', 'record', on=False)
         self._bags.append(bag)
         dataset = load_dataset([bag], self._spec)
@@ -120,7 +120,7 @@ class DemoLoop:
         self.trials.append(trial)
         self._print_row(trial)
         for line in dataset.describe_losses():
-            self._console.print(f'  [yellow]lost[/] {line}')
+            self._console.print(f'  [yellow]lost[/] {escape(line)}')
         return trial
 
     def _print_header(self) -> None:

@@ -26,6 +26,7 @@ def evaluate(
     import json
 
     from rich.console import Console
+    from rich.markup import escape
 
     from mbrl_ros.cli import show
     from mbrl_ros.core.paths import find_model
@@ -40,7 +41,7 @@ def evaluate(
     with show.reading(console) as progress:
         dataset = load_dataset(bags, spec, namespace, progress)
     for line in dataset.describe_losses():
-        console.print(f'[yellow]lost[/] {line}')
+        console.print(f'[yellow]lost[/] {escape(line)}')
     scores = evaluate_model(loaded, spec, dataset, seed=0)
     if json_output:
         typer.echo(json.dumps(scores.to_dict(), indent=2))

@@ -75,6 +75,6 @@ def scores(console: Console, robot: RobotSpec, evaluation: 'Evaluation') -> None
                       f'{evaluation.coverage_95[field.name]:.0%}')
     console.print(table)
     errors = {int(row['k']): row['error'] for row in evaluation.k_step}
-    console.print('open-loop error [state deviations]: '
+    console.print('open-loop error in state deviations: '
                   + ', '.join(f'{errors[k]:.3g} at {k}' for k in (1, 5, 10, 25) if k in errors)
                   + f'; recommended horizon {evaluation.horizon}')

@@ -27,6 +27,7 @@ def train(
       mbrl-ros train bags/* --output models/new --warm-start models/mine
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from mbrl_ros.cli import show
     from mbrl_ros.core.paths import find_config
@@ -42,7 +43,7 @@ def train(
     with show.reading(console) as progress:
         dataset = load_dataset(bags, spec, namespace, progress)
     for line in dataset.describe_losses():
-        console.print(f'[yellow]lost[/] {line}')
+        console.print(f'[yellow]lost[/] {escape(line)}')
     console.print(f'{dataset.num_transitions} transitions in {len(dataset.episodes)} episodes, '
                   f'{dataset.seconds:.1f} s of robot time')
     with show.training(console) as report:

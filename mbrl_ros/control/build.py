@@ -19,6 +19,7 @@ from mbrl_ros.runtime.ort import Provider
 from mbrl_ros.runtime.rollout import Rollout
 
 WARM_UP_PLANS = 20
+SMALLEST_SPREAD = 1e-3
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig) -> Built:
     planner = make_planner(config.planner, config.planner_config, space)
     mpc = Mpc(model, rollout, planner, robot, generator)
     warm_ms = np.array(mpc.warm_up(WARM_UP_PLANS)) * 1e3
-    limit = config.max_spread * model.metadata['spread_p99']
+    # Members that agree to the last digit on the holdout must not forbid every other place.
+    limit = config.max_spread * max(model.metadata['spread_p99'], SMALLEST_SPREAD)
     gate = SafetyGate(robot, limit, task.termination)
     pilot = PlanPilot(mpc, gate, robot, config.delay_steps, config.deadline_s)
     notes = [

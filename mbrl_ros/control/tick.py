@@ -144,7 +144,7 @@ class PlanPilot:
         spread = decision.spread if decision is not None else 0.0
         verdict = self._gate.check(action, state, problem, spread)
         self._in_flight.append(verdict.command)
-        missed = usable and (self._last is None or age > 0)
+        missed = usable and observation.fresh and self._running is not None
         return Tick(self._index, verdict, decision, missed)
 
     def _collect(self) -> str:

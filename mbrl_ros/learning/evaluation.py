@@ -86,8 +86,10 @@ def evaluate(dynamics: Dynamics, robot: RobotSpec, episodes: Sequence[tuple[np.n
     error = next_state - mixture
     change = next_state - state
     still = change.var(axis=0) < 1e-12
-    r2 = np.where(still, np.nan, 1.0 - np.mean(error**2, axis=0)
-                  / np.where(still, 1.0, change.var(axis=0)))
+    square = np.mean(error**2, axis=0)
+    # A field that never changed has nothing to explain: 1 if that was foreseen, else 0.
+    r2 = np.where(still, (square < 1e-12).astype(float),
+                  1.0 - square / np.where(still, 1.0, change.var(axis=0)))
     # The mixture's density, in the unit of a typical step so that fields compare.
     log_density = (-0.5 * ((next_state - mean) / std) ** 2 - np.log(std / dynamics.step_std)
                    - 0.5 * np.log(2 * np.pi))

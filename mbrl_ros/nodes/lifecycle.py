@@ -9,6 +9,7 @@ from rcl_interfaces.msg import SetParametersResult
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 
@@ -30,13 +31,20 @@ class ManagedNode(LifecycleNode):
 
     Subclasses override `configure`, `activate`, `deactivate` and `cleanup`. An MbrlError raised
     there is logged as it is and fails the transition; any other exception is logged with its
-    traceback (rclpy alone would swallow both). Parameters are those of one pydantic model; they
-    are read at configure, and a change is refused while the node is configured.
+    traceback (rclpy alone would swallow both). Parameters are those of pydantic models; they are
+    read at configure, and a change is refused while the node is configured.
+
+    Attributes
+    ----------
+    params_models : dict of str to type of Strict
+        Models of the declared parameters by their prefix; the node's own has the prefix ''.
+
     """
 
     def __init__(self, name: str, model: type[NodeParams]) -> None:
         super().__init__(name)
         self.params_model = model
+        self.params_models: dict[str, type[Strict]] = {'': model}
         self.params: NodeParams
         self.refusal = ''
         self.is_configured = False
@@ -97,12 +105,14 @@ class ManagedNode(LifecycleNode):
 
     def leave(self) -> None:
         """Deactivate and clean up, as far as the node has come."""
-        if self.is_active:
-            self.is_active = False
-            self.deactivate()
-        if self.is_configured:
-            self.is_configured = False
-            self.cleanup()
+        try:
+            if self.is_active:
+                self.is_active = False
+                self.deactivate()
+        finally:
+            if self.is_configured:
+                self.is_configured = False
+                self.cleanup()
 
     def _guard(self, verb: str, work: Callable[[], None]) -> TransitionCallbackReturn:
         try:
@@ -119,16 +129,19 @@ class ManagedNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _check_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        ours = [p for p in changes if p.name in self.params_model.model_fields]
-        if ours and self.is_configured:
-            return SetParametersResult(
-                successful=False,
-                reason=f'{ours[0].name} is read at configure: clean up the node, then set it')
-        try:
-            if ours and all(self.has_parameter(name) for name in self.params_model.model_fields):
-                params.read(self, self.params_model, override={p.name: p.value for p in ours})
-        except SpecError as error:
-            return SetParametersResult(successful=False, reason=str(error))
+        for prefix, model in self.params_models.items():
+            names = [prefix + field for field in model.model_fields]
+            ours = {p.name: p.value for p in changes if p.name in names}
+            if ours and self.is_configured:
+                return SetParametersResult(
+                    successful=False,
+                    reason=f'{next(iter(ours))} is read at configure: clean up the node, then '
+                           'set it')
+            try:
+                if ours and all(self.has_parameter(name) for name in names):
+                    params.read(self, model, prefix, ours)
+            except SpecError as error:
+                return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
 
@@ -143,7 +156,12 @@ def run(factory: Callable[[], ManagedNode]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, frame: stop.append(received))
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    node = factory()
+    try:
+        node = factory()
+    except MbrlError as error:
+        get_logger('mbrl_ros').fatal(str(error))
+        rclpy.shutdown()
+        return 1
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     status = 0

@@ -77,6 +77,7 @@ class MpcController(ManagedNode):
     def __init__(self) -> None:
         super().__init__('mpc_controller', ControllerParams)
         self._subscriptions_made: list[Any] = []
+        self._planner = ''
 
     def configure(self) -> None:
         """Verify the model against the robot, compile, open the runtime and warm up."""
@@ -112,6 +113,7 @@ class MpcController(ManagedNode):
         """Start the control loop with empty slots, and without what was planned before."""
         self._inbox.forget()
         self._built.pilot.forget()
+        self._last = None
         self._stop = Event()
         # The first command, so that what is in flight is known: the pilot assumes safe values.
         self._send(self._robot.safe_value)
@@ -144,8 +146,12 @@ class MpcController(ManagedNode):
         planning = load_planning(p.planner)
         kind = config_class(planning.planner)
         prefix = f'{planning.planner}.'
+        if p.planner != self._planner:  # another file, other defaults
+            self._undeclare_planner()
+        self._planner = p.planner
         params.declare(self, RolloutConfig, 'rollout.', planning.rollout.model_dump())
         params.declare(self, kind, prefix, planning.params)
+        self.params_models |= {'rollout.': RolloutConfig, prefix: kind}
         deadline_s = None if p.lockstep else p.deadline * self._robot.dt_s
         model = find_model(p.model or self._robot.name) if p.mode == 'drive' else Path()
         return build_pilot(self._robot, self._task, PilotConfig(
@@ -154,6 +160,12 @@ class MpcController(ManagedNode):
             rollout=params.read(self, RolloutConfig, 'rollout.'), provider=p.provider,
             delay_steps=p.actuation_delay_steps, deadline_s=deadline_s,
             max_spread=p.max_spread, seed=p.seed))
+
+    def _undeclare_planner(self) -> None:
+        for prefix in [prefix for prefix in self.params_models if prefix]:
+            for field in self.params_models.pop(prefix).model_fields:
+                if self.has_parameter(prefix + field):
+                    self.undeclare_parameter(prefix + field)
 
     def _subscribe_goal(self, task: TaskSpec) -> None:
         for index, field in enumerate(task.goal):
@@ -194,12 +206,13 @@ class MpcController(ManagedNode):
                 observation = self._inbox.wait(silence_s)
                 if observation is None:
                     continue
+                stamp_ns = self._inbox.stamp_ns  # a newer message may arrive while it plans
                 if observation.state is None and not observation.fresh:
                     self._send(self._robot.safe_value)  # nothing was observed yet
                     continue
                 tick = self._built.pilot.tick(observation)
                 self._send(tick.verdict.command)
-                self._account(tick)
+                self._account(tick, stamp_ns)
         except Exception:  # whatever it is, the robot must not keep the last command
             self._send(self._robot.safe_value)
             self._counts['crashed'] += 1
@@ -209,7 +222,7 @@ class MpcController(ManagedNode):
         for topic, message in build_commands(self._robot.action, command.tolist()).items():
             self._commands[topic].publish(message)
 
-    def _account(self, tick: Tick) -> None:
+    def _account(self, tick: Tick, stamp_ns: int) -> None:
         """Count, report and publish one tick; its command is already on its way."""
         self._last = tick
         verdict, decision = tick.verdict, tick.decision
@@ -218,7 +231,7 @@ class MpcController(ManagedNode):
         self._counts['safe'] += verdict.safe
         self._counts['slowed'] += bool(verdict.reason) and not verdict.safe
         values: dict[str, object] = {
-            'tick': tick.index, 'stamp_ns': self._inbox.stamp_ns, 'missed': tick.missed,
+            'tick': tick.index, 'stamp_ns': stamp_ns, 'missed': tick.missed,
             'safe': verdict.safe, 'command': ' '.join(f'{v:.9g}' for v in verdict.command)}
         if decision is not None and not tick.missed:
             self._counts['rejected'] += decision.rejected
@@ -226,7 +239,7 @@ class MpcController(ManagedNode):
             values |= {'plan_ms': decision.plan_s * 1e3, 'spread': decision.spread,
                        'cost': decision.prediction.cost}
             self._plan_publisher.publish(self._plan_message.build(
-                decision, self._inbox.stamp_ns, self.params.actuation_delay_steps))
+                decision, stamp_ns, self.params.actuation_delay_steps))
         level = ERROR if verdict.safe else WARN if verdict.reason or tick.missed else OK
         self._tick_publisher.publish(
             status('tick', self._robot.name, (level, verdict.reason, values)))

@@ -111,12 +111,21 @@ class Operator:
         if self._thread.is_alive():
             self._thread.join()
 
-    def transition(self, node: str, *transitions: int) -> None:
-        """Change the lifecycle state of a node, step by step (constants of Transition)."""
-        for number in transitions:
-            request = ChangeState.Request(transition=Transition(id=number))
-            if not self._call(node, 'change_state', ChangeState, request).success:
-                raise OperationError(f'{node} refused transition {number}.{self._log(node)}')
+    def configure(self, node: str) -> None:
+        """Configure a lifecycle node."""
+        self._transition(node, 'configure', Transition.TRANSITION_CONFIGURE)
+
+    def activate(self, node: str) -> None:
+        """Activate a lifecycle node."""
+        self._transition(node, 'activate', Transition.TRANSITION_ACTIVATE)
+
+    def deactivate(self, node: str) -> None:
+        """Deactivate a lifecycle node."""
+        self._transition(node, 'deactivate', Transition.TRANSITION_DEACTIVATE)
+
+    def cleanup(self, node: str) -> None:
+        """Clean up a lifecycle node."""
+        self._transition(node, 'clean up', Transition.TRANSITION_CLEANUP)
 
     def state(self, node: str) -> int:
         """Return the lifecycle state of a node (constants of State)."""
@@ -216,6 +225,11 @@ class Operator:
 
     def _autostarts(self, node: str) -> bool:
         return bool(self._extra.get(node, {}).get('autostart', True))
+
+    def _transition(self, node: str, verb: str, number: int) -> None:
+        request = ChangeState.Request(transition=Transition(id=number))
+        if not self._call(node, 'change_state', ChangeState, request).success:
+            raise OperationError(f'{node} refused to {verb}.{self._log(node)}')
 
     def _checked(self, node: str, service: str, kind: Any, request: Any) -> str:
         response = self._call(node, service, kind, request)

@@ -5,6 +5,7 @@ from typing import Any, get_args, TypeVar
 from annotated_types import Ge, Le
 from pydantic import ValidationError
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
 from mbrl_ros.core.errors import SpecError
@@ -29,6 +30,11 @@ def declare(node: Node, model: type[Strict], prefix: str = '',
     defaults : dict, optional
         Values that replace the defaults of the model, such as those of a YAML file.
 
+    Raises
+    ------
+    SpecError
+        If the process was given a value of another type, or outside the range.
+
     """
     for name, field in model.model_fields.items():
         if node.has_parameter(prefix + name):
@@ -46,7 +52,11 @@ def declare(node: Node, model: type[Strict], prefix: str = '',
         elif isinstance(value, int) and not isinstance(value, bool) \
                 and low is not None and high is not None:
             descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
-        node.declare_parameter(prefix + name, value, descriptor)
+        try:
+            node.declare_parameter(prefix + name, value, descriptor)
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            # A value from the command line or a parameter file.
+            raise SpecError(f'{node.get_name()} parameter {prefix + name}: {error}') from error
 
 
 def read(node: Node, model: type[T], prefix: str = '',

@@ -11,6 +11,11 @@ Provider = Literal['cpu', 'cuda']
 _NAMES = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider'}
 
 
+def versions() -> tuple[str, list[str]]:
+    """Return the version of ONNX Runtime and the providers it was built with."""
+    return onnxruntime.__version__, onnxruntime.get_available_providers()
+
+
 def open_session(model: onnx.ModelProto,
                  provider: Provider = 'cpu') -> onnxruntime.InferenceSession:
     """

@@ -37,6 +37,7 @@ class LoggerParams(NodeParams):
 
     output: str = Field('bags', description='Folder that bags are created in')
     bag_name: str = Field('', description='Name of the bag; empty: date and time')
+    record: bool = Field(False, description='Start to record when activated, without the service')
     topics: tuple[str, ...] = Field(
         ('mpc_controller/tick diagnostic_msgs/msg/DiagnosticStatus',
          'mpc_controller/plan trajectory_msgs/msg/JointTrajectory'),
@@ -58,7 +59,7 @@ class DataLogger(ManagedNode):
         required = {**spec.observation_topics(), **spec.action_topics()}
         extra = dict(parse_topic(text) for text in self.params.topics if text.strip())
         for type_name in extra.values():
-            _check_type(type_name)
+            message_class(type_name)
         self._clock_map = ClockMap()
         self._episode, self._has_failed = 0, False
         self._lost_at_start: dict[str, int] = {}
@@ -78,6 +79,11 @@ class DataLogger(ManagedNode):
         self._diagnostics = Diagnostics(self, spec.name, {
             'recorder': self._report_recorder,
             **{tap.topic: partial(self._report_topic, tap) for tap in self._taps}})
+
+    def activate(self) -> None:
+        """Start to record, if that was asked for."""
+        if self.params.record:
+            self._start()
 
     def deactivate(self) -> None:
         """Close the bag, if one is open."""
@@ -267,14 +273,6 @@ def parse_topic(text: str) -> tuple[str, str]:
         raise SpecError(f"topics: '{text}' is not 'topic type'. "
                         "Such as: 'imu sensor_msgs/msg/Imu'")
     return parts[0], parts[1]
-
-
-def _check_type(type_name: str) -> None:
-    try:
-        message_class(type_name)
-    except (ImportError, AttributeError):
-        raise SpecError(f"topics: message type '{type_name}' is not installed. "
-                        'Check its spelling, or source the workspace that has it.') from None
 
 
 def main() -> int:

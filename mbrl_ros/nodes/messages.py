@@ -7,6 +7,7 @@ from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.message_path import MessagePath
 from mbrl_ros.core.robot import ActionField
 
@@ -18,9 +19,21 @@ LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 @cache
 def message_class(type_name: str) -> type:
-    """Import a message class by its ROS name, such as 'sensor_msgs/msg/JointState'."""
+    """
+    Import a message class by its ROS name, such as 'sensor_msgs/msg/JointState'.
+
+    Raises
+    ------
+    SpecError
+        If there is no such class.
+
+    """
     package, _, name = type_name.split('/')
-    return getattr(import_module(f'{package}.msg'), name)
+    try:
+        return getattr(import_module(f'{package}.msg'), name)
+    except (ImportError, AttributeError):
+        raise SpecError(f"message type '{type_name}' is not installed. Check its spelling, or "
+                        'source the workspace that has it.') from None
 
 
 def stamp_ns(message: Any, received_ns: int) -> int:

@@ -84,6 +84,9 @@ class MpcController(ManagedNode):
         p = self.params
         self._robot = load_robot(p.robot)
         self._task = load_task(p.task, self._robot)
+        wire = self._robot.observation_topics() | self._robot.action_topics()
+        for kind in (*wire.values(), *(g.type for g in self._task.goal if g.type)):
+            message_class(kind)  # refused here, before anything is made
         self._built = self._build(p)
         for line in self._built.notes:
             self.get_logger().info(line)
@@ -104,6 +107,7 @@ class MpcController(ManagedNode):
         self._plan_publisher = self.create_publisher(JointTrajectory, '~/plan', 10)
         self._counts: Counter[str] = Counter()
         self._plan_ms: deque[float] = deque(maxlen=1000)
+        self._reported_refused = 0
         self._last: Tick | None = None
         self._diagnostics = Diagnostics(self, self._robot.name, {
             'planning latency': self._report_latency, 'observation': self._report_observation,
@@ -141,6 +145,8 @@ class MpcController(ManagedNode):
             self.destroy_subscription(subscription)
         self._subscriptions_made.clear()
         self._built.pilot.close()
+        if self._built.rollout is not None:
+            self._built.rollout.close()
 
     def _build(self, p: ControllerParams) -> Built:
         planning = load_planning(p.planner)
@@ -233,7 +239,7 @@ class MpcController(ManagedNode):
         values: dict[str, object] = {
             'tick': tick.index, 'stamp_ns': stamp_ns, 'missed': tick.missed,
             'safe': verdict.safe, 'command': ' '.join(f'{v:.9g}' for v in verdict.command)}
-        if decision is not None and not tick.missed:
+        if decision is not None and decision.tick == tick.index:  # not the rest of an older plan
             self._counts['rejected'] += decision.rejected
             self._plan_ms.append(decision.plan_s * 1e3)
             values |= {'plan_ms': decision.plan_s * 1e3, 'spread': decision.spread,
@@ -261,13 +267,16 @@ class MpcController(ManagedNode):
         return (WARN if share > 0.01 else OK), message, values
 
     def _report_observation(self) -> Report:
-        age = self._inbox.age_s()
-        values = {'age_s': age, 'refused': self._inbox.num_refused,
+        age, refused = self._inbox.age_s(), self._inbox.num_refused
+        fresh_refused, self._reported_refused = refused - self._reported_refused, refused
+        values = {'age_s': age, 'refused': refused,
                   **{f'{topic}.stale_after_s': limit
                      for topic, limit in self._robot.stale_after_s.items()}}
-        if self._inbox.num_refused:
-            return WARN, f'{self._inbox.num_refused} messages refused', values
-        return OK, 'received' if np.isfinite(age) else 'no message yet', values
+        if fresh_refused:
+            return WARN, f'{fresh_refused} messages refused since the last report', values
+        if not np.isfinite(age):
+            return (WARN if self.is_active else OK), 'no message yet', values
+        return OK, 'received', values
 
     def _report_model(self) -> Report:
         decision = self._last.decision if self._last is not None else None

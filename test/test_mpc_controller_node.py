@@ -1,0 +1,637 @@
+"""The controller on real DDS: commands, refusals, safe values, reports, and what it imports."""
+
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+
+from fakes import linear_model, metadata_of
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip('rclpy')
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64, Float64MultiArray
+from trajectory_msgs.msg import JointTrajectory
+
+from mbrl_ros.core.paths import share_dir
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.nodes.mpc_controller import MpcController
+from mbrl_ros.runtime import artifact
+
+OK = TransitionCallbackReturn.SUCCESS
+REPO = Path(__file__).parents[1]
+COMMANDS = 'forward_command_controller/commands'
+DT_S, DT_NS = 0.04, 40_000_000
+SAFE = 0.25  # not what an idle planner would send by chance
+FORCE_GAIN = 0.5
+HORIZON = 5
+STATE = (0.1, 3.0, -0.2, 0.4)  # slider and hinge position, slider and hinge velocity
+JOINTS = ('slider', 'hinge')
+
+
+class Robot(Node):
+    """What the controller sees of a robot; keeps all that the controller says."""
+
+    def __init__(self):
+        super().__init__('robot')
+        self.stamp_ns = 0
+        self.sent, self.ticks, self.plans, self.statuses, self.reports = [], [], [], {}, []
+        self.states = self.create_publisher(JointState, 'joint_states', 10)
+        self.goal = self.create_publisher(Float64, 'goal', 10)
+        self.create_subscription(
+            Float64MultiArray, COMMANDS, lambda m: self.sent.append(m.data[0]), 100)
+        self.create_subscription(
+            DiagnosticStatus, 'mpc_controller/tick', self.ticks.append, 100)
+        self.create_subscription(JointTrajectory, 'mpc_controller/plan', self.plans.append, 100)
+        self.create_subscription(DiagnosticArray, '/diagnostics', self.on_diagnostics, 100)
+        self.change_client = self.create_client(ChangeState, '/mpc_controller/change_state')
+        self.state_client = self.create_client(GetState, '/mpc_controller/get_state')
+
+    def on_diagnostics(self, message):
+        self.reports.append(message.header.stamp.sec + message.header.stamp.nanosec * 1e-9)
+        self.statuses |= {status.name.removeprefix('mpc_controller: '): status
+                          for status in message.status}
+
+    def observe(self, state=STATE, joints=JOINTS, stamp_ns=None, **changes):
+        """Publish a state under these joint names, in their order, one period after the last."""
+        self.stamp_ns = self.stamp_ns + DT_NS if stamp_ns is None else stamp_ns
+        position = dict(zip(JOINTS, state[:2], strict=True))
+        velocity = dict(zip(JOINTS, state[2:], strict=True))
+        message = JointState(name=joints, position=[position.get(j, 9.0) for j in joints],
+                             velocity=[velocity.get(j, 9.0) for j in joints])
+        for key, value in changes.items():
+            setattr(message, key, value)
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(self.stamp_ns, 10**9)
+        self.states.publish(message)
+
+    def values(self, concern):
+        return {v.key: v.value for v in self.statuses[concern].values}
+
+
+def tick_values(tick):
+    return {v.key: v.value for v in tick.values}
+
+
+def edit(path, **changes):
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Return a folder with a robot, its task, a small planner and a linear model; no torch."""
+    def copy(folder, stem, **changes):
+        data = yaml.safe_load((share_dir() / 'config' / folder / f'{stem}.yaml').read_text())
+        data |= changes
+        (tmp_path / f'{folder}.yaml').write_text(yaml.safe_dump(data))
+        return data
+    robot = copy('robots', 'cartpole')
+    robot['action'][0]['safe_value'] = SAFE
+    edit(tmp_path / 'robots.yaml', **robot)
+    copy('tasks', 'cartpole_swingup', horizon=HORIZON)
+    copy('planners', 'cem', rollout={'particles': 2}, params={
+        'population': 8, 'num_elites': 2, 'iterations': 1})
+    spec = RobotSpec.model_validate(robot)
+    # Positions += dt velocities; slider velocity += gain * action.
+    kinematics = np.eye(4)
+    kinematics[[0, 1], [2, 3]] = DT_S
+    gain = np.array([[0.0], [0.0], [FORCE_GAIN], [0.0]])
+    model = linear_model([kinematics] * 2, [gain] * 2, np.zeros((2, 4)), np.zeros((2, 4)))
+    artifact.save(tmp_path / 'dynamics.onnx', model, metadata_of(spec, 2))
+    return tmp_path
+
+
+def parameters_of(folder, **changes):
+    return {'robot': str(folder / 'robots.yaml'), 'task': str(folder / 'tasks.yaml'),
+            'planner': str(folder / 'planners.yaml'), 'model': str(folder / 'dynamics.onnx'),
+            'lockstep': True, 'actuation_delay_steps': 0} | changes
+
+
+def make(folder, **changes):
+    controller = MpcController()
+    for name, value in parameters_of(folder, **changes).items():
+        result, = controller.set_parameters([Parameter(name, value=value)])
+        assert result.successful, result.reason
+    return controller
+
+
+@pytest.fixture
+def robot(ros):
+    return Robot()
+
+
+@pytest.fixture
+def matched(robot, eventually):
+    """Return a function that waits until robot and controller hear each other."""
+    def wait(controller):
+        assert eventually(
+            lambda: robot.states.get_subscription_count() == 1
+            and robot.count_publishers(f'/{COMMANDS}') == 1
+            and all(p.get_subscription_count() == 1 for p in (
+                *controller._commands.values(), controller._tick_publisher,
+                controller._plan_publisher)))
+        time.sleep(0.1)  # the other side has matched too
+    return wait
+
+
+@pytest.fixture
+def start(files, robot, spin, matched, eventually):
+    """Return a function that starts an active controller beside the robot."""
+    def begin(**changes):
+        controller = make(files, **changes)
+        assert controller.trigger_configure() == OK, controller.refusal
+        spin(robot)
+        spin(controller)
+        matched(controller)
+        assert controller.trigger_activate() == OK, controller.refusal
+        assert eventually(lambda: robot.sent)
+        return controller
+    return begin
+
+
+@pytest.fixture
+def answer(robot, eventually):
+    """Return a function that publishes one observation and returns the command and tick."""
+    def ask(*args, **changes):
+        commands, ticks = len(robot.sent), len(robot.ticks)
+        robot.observe(*args, **changes)
+        assert eventually(lambda: len(robot.sent) == commands + 1
+                          and len(robot.ticks) == ticks + 1)
+        return robot.sent[-1], robot.ticks[-1]
+    return ask
+
+
+@pytest.fixture
+def logged(capfd, eventually):
+    """Return whether a text comes to be logged (on standard error, as rcutils does)."""
+    lines = []
+
+    def wait(text):
+        def found():
+            lines.append(capfd.readouterr().err)
+            return text in ''.join(lines)
+        return eventually(found)
+    return wait
+
+
+@pytest.fixture
+def change(robot, eventually):
+    """Return a function that asks for a transition by service; it returns the state's label."""
+    def call(client, request):
+        assert client.wait_for_service(5.0)
+        future = client.call_async(request)
+        assert eventually(future.done, 20.0)
+        return future.result()
+
+    def transition(number):
+        request = ChangeState.Request(transition=Transition(id=number))
+        assert call(robot.change_client, request).success
+        return call(robot.state_client, GetState.Request()).current_state.id
+    return transition
+
+
+# The life of the node
+
+
+def test_one_command_an_observation_and_the_safe_value_on_every_way_out(
+        files, robot, spin, matched, change, answer, eventually):
+    controller = make(files)
+    spin(robot)
+    spin(controller)
+    expected = 0
+    for ending in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVE_SHUTDOWN):
+        assert change(Transition.TRANSITION_CONFIGURE) == State.PRIMARY_STATE_INACTIVE
+        matched(controller)
+        robot.observe()  # not active: no answer
+        time.sleep(0.2)
+        assert len(robot.sent) == expected
+        assert change(Transition.TRANSITION_ACTIVATE) == State.PRIMARY_STATE_ACTIVE
+        assert eventually(lambda count=expected + 1: len(robot.sent) == count)
+        assert robot.sent[-1] == SAFE
+        commands = [answer()[0] for _ in range(4)]
+        assert SAFE not in commands
+        assert all(-3.0 <= command <= 3.0 for command in commands)
+        time.sleep(0.2)  # five periods: nothing unasked comes in lock-step
+        assert len(robot.sent) == expected + 5
+        left = change(ending)
+        assert eventually(lambda count=expected + 6: len(robot.sent) == count)
+        assert robot.sent[-1] == SAFE
+        expected += 6
+        if ending == Transition.TRANSITION_DEACTIVATE:
+            assert left == State.PRIMARY_STATE_INACTIVE
+            assert change(Transition.TRANSITION_CLEANUP) == State.PRIMARY_STATE_UNCONFIGURED
+            assert robot.count_publishers(f'/{COMMANDS}') == 0
+    assert left == State.PRIMARY_STATE_FINALIZED
+    assert len(robot.sent) == expected
+
+
+def test_what_was_seen_before_an_activation_is_not_acted_upon(start, robot, answer, eventually):
+    controller = start()
+    first = [answer()[0] for _ in range(3)]
+    assert controller.trigger_deactivate() == OK
+    assert controller.trigger_activate() == OK
+    assert eventually(lambda: len(robot.sent) == 6)  # two safe values since
+    assert robot.sent[-2:] == [SAFE, SAFE]
+    assert [answer()[0] for _ in range(3)] != first  # the generator goes on
+
+
+def test_an_error_in_the_loop_leaves_the_safe_value_and_says_so(
+        start, robot, answer, eventually, logged, monkeypatch):
+    controller = start()
+    answer()
+
+    def fail(observation):
+        raise ZeroDivisionError('cosmic ray')
+    monkeypatch.setattr(controller._built.pilot, 'tick', fail)
+    robot.observe()
+    assert eventually(lambda: len(robot.sent) == 3)
+    assert robot.sent[-1] == SAFE
+    assert logged('control loop stopped')
+    assert logged('ZeroDivisionError: cosmic ray')
+    assert eventually(lambda: 'safety' in robot.statuses
+                      and robot.statuses['safety'].level == DiagnosticStatus.ERROR)
+    assert robot.statuses['safety'].message == 'control loop stopped; see the log'
+    assert controller.trigger_deactivate() == OK
+
+
+def test_an_error_in_a_transition_leaves_the_node_unconfigured(files, ros, monkeypatch, logged):
+    controller = make(files)
+
+    def fail(*_):
+        raise ZeroDivisionError('cosmic ray')
+    monkeypatch.setattr('mbrl_ros.nodes.mpc_controller.load_task', fail)
+    assert controller.trigger_configure() == TransitionCallbackReturn.ERROR
+    assert logged('cannot configure:\nTraceback')
+    assert label(controller) == 'unconfigured'
+    monkeypatch.undo()
+    assert controller.trigger_configure() == OK, controller.refusal
+    controller.leave()
+    controller.destroy_node()
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_the_safe_value_as_last_command(files, robot, spin, eventually, number):
+    arguments = [text for name, value in parameters_of(files, autostart=True).items()
+                 for text in ('-p', f'{name}:={json.dumps(value)}')]
+    spin(robot)
+    with subprocess.Popen([sys.executable, '-m', 'mbrl_ros.nodes.mpc_controller', '--ros-args',
+                           *arguments], cwd=REPO, env=dict(os.environ)) as process:
+        try:
+            assert eventually(lambda: robot.states.get_subscription_count() == 1, 20.0)
+
+            def moving():
+                robot.observe()
+                time.sleep(0.02)
+                return any(command != SAFE for command in robot.sent)
+            assert eventually(moving, 20.0)
+            process.send_signal(number)
+            assert eventually(lambda: (robot.observe(), process.poll() is not None)[1], 10.0)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+    assert eventually(lambda: robot.sent[-1] == SAFE)
+    time.sleep(0.2)
+    assert robot.sent[-1] == SAFE
+
+
+# Refusals at configure
+
+
+def label(controller):
+    return controller._state_machine.current_state[1]
+
+
+def model_of_another_robot(folder):
+    data = yaml.safe_load((folder / 'robots.yaml').read_text())
+    data['observation'][1]['feature'] = 'linear'
+    data['action'][0]['max'] = 2.0
+    data['control_rate_hz'] = 50.0
+    artifact.save(folder / 'dynamics.onnx', artifact.onnx.load(folder / 'dynamics.onnx'),
+                  metadata_of(RobotSpec.model_validate(data), 2))
+
+
+def other_command_type(folder):
+    data = yaml.safe_load((folder / 'robots.yaml').read_text())
+    data['action'][0]['type'] = 'some_msgs/msg/Command'
+    edit(folder / 'robots.yaml', **data)
+
+
+def truncated_model(folder):
+    path = folder / 'dynamics.onnx'
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+REFUSALS = {
+    'another robot': (model_of_another_robot, {}, [
+        "trained for another robot than 'cartpole'", 'action[0].max: model 2.0, robot 3.0',
+        'control_rate_hz: model 50.0, robot 25.0',
+        "observation[1].feature: model 'linear', robot 'angle'"]),
+    'corrupt model': (truncated_model, {}, ['dynamics.onnx: not a valid ONNX model']),
+    'empty model': (lambda folder: (folder / 'dynamics.onnx').write_bytes(b''), {}, [
+        'dynamics.onnx: ', 'rain']),
+    'missing model': (None, {'model': 'nowhere'}, [
+        "no model 'nowhere': expected a dynamics.onnx file"]),
+    'robot key': (lambda folder: edit(folder / 'robots.yaml', rate=3), {}, [
+        'robots.yaml:', "unknown key 'rate'; allowed: name, description, control_rate_hz"]),
+    'task key': (lambda folder: edit(folder / 'tasks.yaml', reward=3), {}, [
+        'tasks.yaml:', "unknown key 'reward'; allowed: name, "]),
+    'planner key': (lambda folder: edit(folder / 'planners.yaml', params={'elites': 3}), {}, [
+        'planners.yaml: params', "unknown key 'elites'; allowed: population, num_elites"]),
+    'planner value': (lambda folder: edit(folder / 'planners.yaml', params={'population': 1}),
+                      {}, ['planners.yaml: params', 'population', 'greater than or equal to 2']),
+    'particles': (lambda folder: edit(folder / 'planners.yaml', rollout={'particles': 3}), {}, [
+        'particles: 3 cannot be shared out among 2 members', 'multiples of 2']),
+    'task of another robot': (lambda folder: edit(folder / 'tasks.yaml', robot='walker'), {}, [
+        "the task is for 'walker', not 'cartpole'"]),
+    'signal': (None, {'mode': 'collect', 'signal': 'noise'}, ["'noise'", 'chirp, ou, uniform']),
+    'planner': (None, {'planner': 'cme'}, ["no planners file 'cme'", 'Known names: cem']),
+    'message type': (other_command_type, {}, ['some_msgs/msg/Command', 'not installed']),
+    'cuda': (None, {'provider': 'cuda'}, ["provider 'cuda'", "set provider to 'cpu'"]),
+}
+
+
+@pytest.mark.parametrize(('spoil', 'changes', 'texts'), REFUSALS.values(), ids=REFUSALS)
+def test_configure_refuses_and_says_why(files, ros, logged, spoil, changes, texts):
+    if changes.get('provider') == 'cuda' and Path('/dev/nvidiactl').exists():
+        pytest.skip('this machine has CUDA')
+    controller = make(files, **changes)
+    if spoil is not None:
+        spoil(files)
+    assert controller.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert label(controller) == 'unconfigured'
+    for text in ('cannot configure: ', *texts):
+        assert logged(text), controller.refusal
+    assert controller.count_publishers(f'/{COMMANDS}') == 0
+    controller.destroy_node()
+
+
+def reason_of(controller, name, value):
+    result, = controller.set_parameters([Parameter(name, value=value)])
+    return '' if result.successful else result.reason
+
+
+@pytest.mark.parametrize(('name', 'value', 'texts'), [
+    ('mode', 'fly', ["'drive' or 'collect'", "'fly'"]),
+    ('provider', 'tpu', ["'cpu' or 'cuda'", "'tpu'"]),
+    ('deadline', 1.5, ['deadline', 'less than or equal to 1', '1.5']),
+    ('deadline', 0.0, ['deadline', 'greater than 0']),
+    ('actuation_delay_steps', 21, ['Min: 0, Max: 20, value: 21']),
+    ('max_spread', 0.5, ['max_spread', 'Min: 1.0, Max: 1000000.0, value: 0.5']),
+    ('seed', -1, ['seed', 'greater than or equal to 0']),
+    ('lockstep', 3, ['Wrong parameter type'])])
+def test_a_bad_parameter_is_refused_with_what_is_allowed(ros, name, value, texts):
+    controller = MpcController()
+    before = controller.get_parameter(name).value
+    reason = reason_of(controller, name, value)
+    assert [text for text in texts if text not in reason] == [], reason
+    assert controller.get_parameter(name).value == before
+    controller.destroy_node()
+
+
+def test_parameters_of_the_planner_are_checked_and_held_while_configured(files, ros):
+    controller = make(files)
+    assert controller.trigger_configure() == OK, controller.refusal
+    assert controller.get_parameter('cem.population').value == 8
+    for name, value in (('mode', 'collect'), ('cem.population', 16), ('rollout.particles', 4)):
+        assert reason_of(controller, name, value) == (
+            f'{name} is read at configure: clean up the node, then set it')
+    assert controller.trigger_cleanup() == OK
+    assert 'Min: 2, Max: 10000, value: 1' in reason_of(controller, 'cem.population', 1)
+    assert 'num_elites 9 exceeds population 8' in reason_of(controller, 'cem.num_elites', 9)
+    assert "'ts_infinity' or 'ts1'" in reason_of(controller, 'rollout.propagation', 'ts2')
+    assert reason_of(controller, 'rollout.particles', 3) == ''  # the model is not known yet
+    assert controller.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert 'multiples of 2' in controller.refusal
+    assert reason_of(controller, 'rollout.particles', 4) == ''
+    assert reason_of(controller, 'cem.population', 12) == ''
+    assert controller.trigger_configure() == OK, controller.refusal
+    assert controller.get_parameter('cem.population').value == 12
+    assert controller.trigger_cleanup() == OK
+    # Another planner file brings its own values.
+    other = files / 'other.yaml'
+    other.write_text((files / 'planners.yaml').read_text())
+    edit(other, params={'population': 20, 'num_elites': 4, 'iterations': 1})
+    assert reason_of(controller, 'planner', str(other)) == ''
+    assert controller.trigger_configure() == OK, controller.refusal
+    assert controller.get_parameter('cem.population').value == 20
+    controller.leave()
+    controller.destroy_node()
+
+
+# What it observes
+
+
+def test_joints_in_another_order_drive_the_same(start, robot, answer, matched):
+    controller = start()
+    states = [np.array(STATE) + 0.01 * k for k in range(6)]
+    usual = [answer(state)[0] for state in states]
+    assert controller.trigger_deactivate() == OK
+    assert controller.trigger_cleanup() == OK
+    assert controller.trigger_configure() == OK  # the generator starts anew
+    matched(controller)
+    assert controller.trigger_activate() == OK
+    time.sleep(0.2)
+    others = ('gripper', 'hinge', 'slider')
+    assert [answer(state, joints=others)[0] for state in states] == usual
+    assert len(set(usual)) == len(usual)
+
+
+@pytest.mark.parametrize(('changes', 'reason'), [
+    ({'state': (np.nan, *STATE[1:])}, 'slider_position on joint_states is not finite'),
+    ({'state': (*STATE[:3], np.inf)}, 'hinge_velocity on joint_states is not finite'),
+    ({'joints': ('slider',)}, "no 'hinge' in this message; it names ['slider']"),
+    ({'velocity': []}, 'index 0 of an array of 0')])
+def test_an_observation_that_cannot_be_used_gives_the_safe_value(
+        start, robot, answer, eventually, logged, changes, reason):
+    start()
+    assert answer()[0] != SAFE
+    command, tick = answer(**changes)
+    assert command == SAFE
+    assert tick.level == DiagnosticStatus.ERROR
+    assert reason in tick.message
+    assert tick_values(tick)['safe'] == 'True'
+    assert 'plan_ms' not in tick_values(tick)
+    assert logged(f'safe value sent: {tick.message}')
+    robot.statuses.clear()
+    assert eventually(lambda: 'safety' in robot.statuses)
+    safety = robot.statuses['safety']
+    assert (safety.level, safety.message) == (DiagnosticStatus.ERROR, tick.message)
+    assert robot.values('observation')['refused'] == '1'
+    command, tick = answer()
+    assert command != SAFE
+    assert (tick.level, tick.message) == (DiagnosticStatus.OK, '')
+    robot.statuses.clear()
+    assert eventually(lambda: 'safety' in robot.statuses)
+    assert robot.statuses['safety'].level == DiagnosticStatus.OK
+    assert robot.statuses['observation'].level == DiagnosticStatus.OK
+
+
+def test_a_silent_robot_gets_the_safe_value_until_it_speaks_again(start, robot, eventually):
+    start(lockstep=False, actuation_delay_steps=1)
+
+    def publish():
+        robot.observe(stamp_ns=time.time_ns())
+        time.sleep(DT_S)
+        return bool(robot.ticks) and robot.ticks[-1].level != DiagnosticStatus.ERROR
+    assert eventually(publish, 20.0)
+    assert eventually(lambda: robot.ticks[-1].level == DiagnosticStatus.ERROR)
+    assert 'joint_states is stale: ' in robot.ticks[-1].message
+    assert 'limit 0.12 s' in robot.ticks[-1].message
+    assert eventually(lambda: robot.sent[-1] == SAFE)
+    plans = len(robot.plans)
+    robot.statuses.clear()
+    assert eventually(lambda: 'safety' in robot.statuses)
+    assert robot.statuses['safety'].level == DiagnosticStatus.ERROR
+    assert 'joint_states is stale' in robot.statuses['safety'].message
+    assert float(robot.values('observation')['age_s']) > 0.12
+    assert len(robot.plans) == plans  # an old plan is not told again
+    # An observation that was under way for too long is as stale as none.
+    robot.observe(stamp_ns=time.time_ns() - 10**9)
+    time.sleep(0.1)
+    assert robot.sent[-1] == SAFE
+    assert eventually(publish, 20.0)
+    assert eventually(lambda: publish() and robot.sent[-1] != SAFE, 20.0)
+
+
+def test_before_the_first_observation_the_safe_value_is_sent(start, robot, eventually):
+    start(lockstep=False)
+    assert eventually(lambda: len(robot.sent) > 5)
+    assert set(robot.sent) == {SAFE}
+    assert eventually(lambda: 'observation' in robot.statuses)
+    assert robot.statuses['observation'].level == DiagnosticStatus.WARN
+    assert robot.statuses['observation'].message == 'no message yet'
+
+
+# What it reports
+
+
+def test_diagnostics_once_a_second_with_the_figures(start, robot, answer, eventually, files):
+    start()
+    for _ in range(5):
+        answer()
+    robot.statuses.clear()
+    count = len(robot.reports)
+    assert eventually(lambda: len(robot.reports) >= count + 3, 10.0)
+    assert 0.8 < np.median(np.diff(robot.reports)) < 1.5
+    assert set(robot.statuses) == {'planning latency', 'observation', 'model', 'safety'}
+    assert {s.level for s in robot.statuses.values()} == {DiagnosticStatus.OK}
+    assert {s.hardware_id for s in robot.statuses.values()} == {'cartpole'}
+    latency = robot.values('planning latency')
+    assert 0.0 < float(latency['p50_ms']) <= float(latency['p99_ms']) <= float(latency['max_ms'])
+    # 0.8 of a period of 40 ms
+    assert (latency['deadline_ms'], latency['ticks'], latency['missed']) == ('32', '5', '0')
+    assert latency['rejected'] == '0'
+    assert float(robot.values('observation')['age_s']) > 0.0
+    model = robot.values('model')
+    assert model['provider'] == 'cpu'
+    assert model['hash'] == artifact.sha256((files / 'dynamics.onnx').read_bytes()).hexdigest()
+    assert float(model['spread']) == pytest.approx(0.0, abs=1e-6)  # the members are equal
+    assert float(model['spread_limit']) > 0.0
+    assert robot.values('safety') == {'safe': '0', 'slowed': '0', 'crashed': '0'}
+
+
+def test_tick_and_plan_tell_what_was_decided(start, robot, answer, eventually):
+    start()
+    for number in (1, 2):
+        command, tick = answer()
+        values = tick_values(tick)
+        assert (tick.name, tick.hardware_id, tick.level) == ('tick', 'cartpole',
+                                                             DiagnosticStatus.OK)
+        assert (values['tick'], values['stamp_ns']) == (str(number), str(number * DT_NS))
+        assert (values['missed'], values['safe']) == ('False', 'False')
+        assert float(values['command']) == pytest.approx(command, rel=1e-8)
+        assert float(values['plan_ms']) > 0.0
+        assert eventually(lambda count=number: len(robot.plans) == count)
+    plan = robot.plans[-1]
+    assert plan.header.stamp.nanosec == 2 * DT_NS
+    assert plan.joint_names == ['slider', 'hinge']
+    assert len(plan.points) == HORIZON
+    times = [p.time_from_start.sec * 10**9 + p.time_from_start.nanosec for p in plan.points]
+    assert times == [DT_NS * (k + 1) for k in range(HORIZON)]  # no delay in lock-step
+    positions = np.array([p.positions for p in plan.points])
+    velocities = np.array([p.velocities for p in plan.points])
+    # The linear model: positions advance by dt times the velocity before, the hinge turns on, and
+    # the command pushes the slider.
+    before = np.vstack([STATE[2:], velocities[:-1]])
+    np.testing.assert_allclose(np.diff(positions, axis=0, prepend=[STATE[:2]]), DT_S * before,
+                               atol=1e-5)
+    np.testing.assert_allclose(velocities[:, 1], STATE[3], atol=1e-5)
+    assert velocities[0, 0] == pytest.approx(STATE[2] + FORCE_GAIN * command, abs=1e-5)
+
+
+def test_a_goal_from_a_topic_moves_the_plan_and_must_be_a_number(
+        start, files, robot, answer, eventually, logged):
+    data = yaml.safe_load((files / 'tasks.yaml').read_text())
+    data['goal'][0] |= {'topic': 'goal', 'type': 'std_msgs/msg/Float64', 'path': 'data'}
+    edit(files / 'tasks.yaml', **data)
+    start()
+    assert eventually(lambda: robot.goal.get_subscription_count() == 1)
+    # Tip at x = 0.1 + 0.6 sin(3) = 0.18: 5 m away is dearer, whatever is planned.
+    near = float(tick_values(answer()[1])['cost'])
+    robot.goal.publish(Float64(data=float('nan')))
+    assert logged('goal tip_x: nan is refused')
+    robot.goal.publish(Float64(data=5.0))
+    assert eventually(lambda: float(tick_values(answer()[1])['cost']) > near + 0.1)
+
+
+def test_collect_mode_needs_no_model_and_stays_inside_the_limits(start, robot, answer, eventually):
+    start(mode='collect', signal='uniform', model='nowhere')
+    commands = [answer()[0] for _ in range(20)]
+    assert len(set(commands)) == 20
+    assert all(-3.0 <= command <= 3.0 for command in commands)
+    assert robot.plans == []
+    assert eventually(lambda: 'model' in robot.statuses)
+    assert robot.values('model') == {'signal': 'uniform', 'seed': '0'}
+    assert robot.statuses['planning latency'].message == 'no plan yet'
+
+
+# What it imports
+
+
+def test_torch_is_not_in_the_process_of_the_controller(files, ros_domain):
+    script = f"""
+import sys
+import rclpy
+from rclpy.parameter import Parameter
+from mbrl_ros.nodes.mpc_controller import MpcController
+rclpy.init()
+node = MpcController()
+node.set_parameters([Parameter(name, value=value)
+                     for name, value in {parameters_of(files)!r}.items()])
+node.trigger_configure()
+assert node.is_configured, node.refusal
+print(sorted({{'torch', 'mujoco', 'rosbags', 'matplotlib', 'onnxruntime'}} & set(sys.modules)))
+node.leave()
+"""
+    done = subprocess.run([sys.executable, '-c', script], cwd=REPO, env=dict(os.environ),
+                          capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['onnxruntime']"
+
+
+def test_help_imports_neither_torch_nor_ros():
+    script = """
+import sys
+from mbrl_ros.cli.main import main
+sys.argv = ['mbrl-ros', '--help']
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+print(sorted({'torch', 'rclpy', 'onnxruntime', 'mujoco', 'numpy'} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, '-c', script], cwd=REPO, capture_output=True, text=True,
+                          check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == '[]'

@@ -87,7 +87,8 @@ class DemoLoop:
         return Operator(self._spec, self._options, {
             'sim_robot': {'seed': self._seed, 'start_paused': True,
                           'pause_after_steps': self._goal.episode_steps},
-            'data_logger': {'output': str((self._output / 'bags').resolve())},
+            'data_logger': {'record': False,
+                            'output': str((self._output / 'bags').resolve())},
             'mpc_controller': {'autostart': False}}, self._output / 'logs')
 
     def _run_trial(self, operator: Operator, parameters: dict[str, Any], model: Path | None,

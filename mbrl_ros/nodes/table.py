@@ -77,12 +77,14 @@ class NodeEntry:
     """
     One node: its name (also its executable), its module and where its parameters come from.
 
-    `parameters` maps a parameter of the node to the NodeOptions field, or property, it takes.
+    `parameters` maps a parameter of the node to the NodeOptions field, or property, it takes;
+    `fixed` gives parameters that are the same for everybody.
     """
 
     name: str
     module: str
     parameters: Mapping[str, str]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def values(self, options: NodeOptions, extra: Mapping[str, Any] | None = None
                ) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class NodeEntry:
         values = {name: getattr(options, source) for name, source in self.parameters.items()}
         # The node brings itself up, which works without a launch system and on distributions
         # whose launch cannot do it.
-        return values | {'autostart': True} | dict(extra or {})
+        return values | {'autostart': True, **self.fixed} | dict(extra or {})
 
     def ros_arguments(self, options: NodeOptions, extra: Mapping[str, Any] | None = None
                       ) -> list[str]:
@@ -118,7 +120,7 @@ _SIM_ROBOT = NodeEntry('sim_robot', 'mbrl_ros.nodes.sim_robot', {
     # It makes the time that others follow, so it never follows /clock itself.
     'robot': 'robot', 'lockstep': 'use_sim_time'})
 _DATA_LOGGER = NodeEntry('data_logger', 'mbrl_ros.nodes.data_logger', {
-    'robot': 'robot', 'use_sim_time': 'use_sim_time'})
+    'robot': 'robot', 'use_sim_time': 'use_sim_time'}, fixed={'record': True})
 _MPC_CONTROLLER = NodeEntry('mpc_controller', 'mbrl_ros.nodes.mpc_controller', {
     'robot': 'robot', 'task': 'task', 'model': 'model', 'use_sim_time': 'use_sim_time'})
 # Only a robot that waits for commands is driven in lock-step; another robot on /clock is not.

@@ -22,16 +22,19 @@ import rclpy
 from rclpy.client import Client
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
 from std_srvs.srv import SetBool, Trigger
 
 from mbrl_ros.core.errors import MbrlError
 from mbrl_ros.core.robot import RobotSpec
-from mbrl_ros.nodes.messages import message_class, RELIABLE_QOS
+from mbrl_ros.nodes.messages import message_class
 from mbrl_ros.nodes.table import GROUPS, NodeOptions
 
 START_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 20.0
 SETTLE_S = 0.5
+# Every message counts, and lock-step sends them faster than one thread of Python takes them.
+COUNTING_QOS = QoSProfile(depth=10_000)
 
 
 class OperationError(MbrlError):
@@ -67,9 +70,9 @@ class Operator:
         self._node = rclpy.create_node('mbrl_operator', namespace=options.namespace or None)
         pacer = robot.observation[0]
         self._node.create_subscription(message_class(pacer.type), pacer.topic,
-                                       self._count, RELIABLE_QOS)
+                                       self._count, COUNTING_QOS)
         self._node.create_subscription(DiagnosticStatus, 'mpc_controller/tick',
-                                       self._on_tick, RELIABLE_QOS)
+                                       self._on_tick, COUNTING_QOS)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._thread = Thread(target=self._spin, name='operator', daemon=True)

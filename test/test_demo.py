@@ -1,0 +1,124 @@
+"""The main job, end to end: the command a newcomer runs, over real DDS, in lock-step."""
+
+import json
+import os
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+TRIAL_KEYS = {'trial', 'robot_seconds', 'return', 'holdout_r2', 'plan_ms_p50', 'plan_ms_p99',
+              'ticks', 'missed_ticks'}
+METRICS_KEYS = {'trials', 'best_return', 'gate', 'passed', 'seed', 'wall_seconds'}
+SMALL = """members: 2
+hidden_units: [16]
+weight_decay: [0.0, 0.0]
+max_epochs: 20
+min_steps: 0
+"""
+
+
+def mbrl(*words):
+    return subprocess.run([sys.executable, '-m', 'mbrl_ros.cli.main', *map(str, words)],
+                          capture_output=True, text=True, timeout=400, check=False)
+
+
+def read_metrics(folder):
+    metrics = json.loads((folder / 'metrics.json').read_text())
+    assert set(metrics) >= METRICS_KEYS
+    assert all(set(trial) >= TRIAL_KEYS for trial in metrics['trials'])
+    return metrics
+
+
+@pytest.fixture(scope='module')
+def driven(tmp_path_factory):
+    """Return the folder of one lock-step trial with the shipped model."""
+    folder = tmp_path_factory.mktemp('demo')
+    result = mbrl('demo', '--pretrained', '--lockstep', '--output', folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
+def test_the_shipped_model_swings_up_and_balances(driven):
+    metrics = read_metrics(driven)
+    assert metrics['passed']
+    assert metrics['gate'] == 165
+    # 200 steps of at most 1 each; with MuJoCo itself as the model 181 is the ceiling.
+    assert 165 <= metrics['best_return'] <= 182
+    [trial] = metrics['trials']
+    # 201 observations are answered: s_0 to s_200.
+    assert (trial['ticks'], trial['missed_ticks']) == (201, 0)
+    assert trial['robot_seconds'] == pytest.approx(200 * 0.04)
+
+
+def test_the_report_needs_no_other_file(driven):
+    html = (driven / 'report.html').read_text()
+    assert html.count('src="data:image/') == html.count('<img ') >= 6
+    assert 'data:image/gif' in html
+    assert 'http' not in html
+
+
+def test_train_evaluate_and_warm_start_from_the_bag_of_a_trial(driven, tmp_path):
+    [bag] = (driven / 'bags').iterdir()
+    config = tmp_path / 'small.yaml'
+    config.write_text(SMALL)
+    first = mbrl('train', bag, '--config', config, '--output', tmp_path / 'a')
+    assert first.returncode == 0, first.stderr
+    assert '200 transitions' in first.stdout
+    assert {path.name for path in (tmp_path / 'a').iterdir()} >= {
+        'dynamics.onnx', 'card.md', 'metrics.json', 'quality.png', 'training.csv'}
+    mbrl('train', bag, '--config', config, '--output', tmp_path / 'b')
+    assert (tmp_path / 'a/dynamics.onnx').read_bytes() == \
+        (tmp_path / 'b/dynamics.onnx').read_bytes()
+    warm = mbrl('train', bag, '--config', config, '--output', tmp_path / 'c',
+                '--warm-start', tmp_path / 'a')
+    assert warm.returncode == 0, warm.stderr
+    assert (tmp_path / 'c/dynamics.onnx').read_bytes() != \
+        (tmp_path / 'a/dynamics.onnx').read_bytes()
+    scores = json.loads(mbrl('evaluate', tmp_path / 'a', bag, '--json').stdout)
+    assert scores['transitions'] == 200
+    assert set(scores['r2']) == {'slider_position', 'hinge_position', 'slider_velocity',
+                                 'hinge_velocity'}
+
+
+def test_train_refuses_a_cut_bag_then_says_what_the_recovered_one_lost(driven, tmp_path):
+    [bag] = (driven / 'bags').iterdir()
+    cut = tmp_path / 'cut'
+    shutil.copytree(bag, cut)
+    [file] = cut.glob('*.mcap')
+    # The summary at the end and the last of the data are gone, as after kill -9.
+    os.truncate(file, file.stat().st_size // 2)
+    config = tmp_path / 'small.yaml'
+    config.write_text(SMALL)
+    words = ('train', cut, '--config', config, '--output', tmp_path / 'model')
+    refused = mbrl(*words)
+    assert refused.returncode == 1
+    assert 'mbrl-ros bag recover' in refused.stderr
+    assert mbrl('bag', 'recover', cut).returncode == 0
+    trained = mbrl(*words)
+    assert trained.returncode == 0, trained.stderr
+    assert 'recovered from a truncated recording' in ' '.join(trained.stdout.split())
+
+
+def test_train_refuses_what_is_not_there(driven, tmp_path):
+    missing = mbrl('train', tmp_path / 'no_bag', '--output', tmp_path)
+    assert (missing.returncode, 'no_bag' in missing.stderr) == (1, True)
+    robot = mbrl('train', tmp_path, '--robot', 'no_robot', '--output', tmp_path)
+    assert (robot.returncode, 'Known names: cartpole' in robot.stderr) == (1, True)
+
+
+def test_it_learns_to_swing_up_from_nothing(tmp_path):
+    result = mbrl('demo', '--lockstep', '--seed', '1', '--output', tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    metrics = read_metrics(tmp_path)
+    assert metrics['passed']
+    assert metrics['gate'] == 160
+    trials = metrics['trials']
+    assert trials[0]['plan_ms_p50'] is None
+    assert trials[0]['return'] < 60  # random motion does not balance
+    assert trials[-1]['return'] == metrics['best_return'] >= 160
+    # 200 steps of 0.04 s a trial
+    assert trials[-1]['robot_seconds'] == pytest.approx(8.0 * len(trials))
+    assert len(list(Path(tmp_path / 'models').iterdir())) == len(trials) - 1

@@ -58,6 +58,7 @@ def demo(
     trials = loop.run_pretrained() if pretrained else loop.run_learning(gate, MOST_TRIALS)
     driven = [trial for trial in trials if trial.model is not None]
     best = max(driven, key=lambda trial: trial.total_return)
+    assert best.model is not None
     passed = best.total_return >= gate
     if pretrained:
         passed = passed and best.missed_ticks <= MOST_MISSED_SHARE * best.ticks
@@ -76,7 +77,7 @@ def demo(
                       'machine busy? Try a smaller cem.population.[/]')
     console.print(
         'next: look at the report; drive with this model:\n'
-        f'  ros2 launch mbrl_ros demo.launch.py model:={best.model}\n'
+        f'  ros2 launch mbrl_ros demo.launch.py model:={best.model.resolve()}\n'
         'or record your own robot and train:\n'
-        f'  mbrl-ros train BAG --robot my_robot.yaml --output models/my_robot')
+        '  mbrl-ros train BAG --robot my_robot.yaml --output models/my_robot', soft_wrap=True)
     raise typer.Exit(0 if passed else 1)

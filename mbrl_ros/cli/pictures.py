@@ -70,11 +70,13 @@ def draw_k_step(figure: Figure, model: Artifact, robot: RobotSpec, episode: Epis
     axes.set(title='')
 
 
-def draw_plan_times(figure: Figure, plan_ms: list[float], robot: RobotSpec) -> None:
-    """Draw the histogram of plan times with the control period."""
+def draw_plan_times(figure: Figure, plan_ms: list[float], robot: RobotSpec,
+                    deadline: float) -> None:
+    """Draw the histogram of plan times, the deadline (a share of the period) and the period."""
     axes = figure.subplots()
     axes.hist(plan_ms, bins=40)
-    axes.axvline(robot.dt_s * 1e3, color='red', label='control period')
+    axes.axvline(deadline * robot.dt_s * 1e3, color='red', label='deadline')
+    axes.axvline(robot.dt_s * 1e3, color='red', ls=':', label='control period')
     axes.axvline(float(np.quantile(plan_ms, 0.99)), color='black', ls='--',
                  label='99th percentile')
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))

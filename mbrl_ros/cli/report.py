@@ -13,6 +13,7 @@ from mbrl_ros.cli.trial import Trial
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.data.dataset import load_dataset
+from mbrl_ros.nodes.mpc_controller import ControllerParams
 from mbrl_ros.runtime import artifact
 
 STYLE = """body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
@@ -59,7 +60,8 @@ def write_report(output: Path, robot: RobotSpec, task: TaskSpec, trials: list[Tr
         ('Error of the model against the number of steps',
          _figure((8, 3.5), lambda f: pictures.draw_k_step(f, model, robot, episode, seed))),
         ('Time of a plan',
-         _figure((8, 3.5), lambda f: pictures.draw_plan_times(f, best.plan_ms, robot))),
+         _figure((8, 3.5), lambda f: pictures.draw_plan_times(
+             f, best.plan_ms, robot, ControllerParams.model_fields['deadline'].default))),
     ]
     verdict = 'met' if best.total_return >= gate else 'missed'
     rows = ''.join('<tr>' + ''.join(f'<td>{cell}</td>' for cell in _cells(trial)) + '</tr>'

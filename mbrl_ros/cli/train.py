@@ -51,4 +51,4 @@ def train(
     show.scores(console, spec, model.evaluation)
     console.print(f'wrote {model.path} ({model.hash[:16]}), metrics.json, card.md, quality.png\n'
                   f'next: ros2 launch mbrl_ros control.launch.py robot:={robot} '
-                  f'model:={output.resolve()}')
+                  f'model:={output.resolve()}', soft_wrap=True)

@@ -80,3 +80,17 @@ def eventually():
             time.sleep(0.005)
         return bool(condition())
     return wait
+
+
+@pytest.fixture
+def logged(capfd, eventually):
+    """Return a function that tells whether a text comes to be logged."""
+    # rcutils logs on standard error, below sys.stderr.
+    lines = []
+
+    def wait(text):
+        def found():
+            lines.append(capfd.readouterr().err)
+            return text in ''.join(lines)
+        return eventually(found)
+    return wait

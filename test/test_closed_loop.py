@@ -174,7 +174,8 @@ def test_the_operator_says_what_a_node_refused(ros_domain, folder, tmp_path):
              'data_logger': {'output': str(tmp_path), 'record': False},
              'mpc_controller': {'autostart': False}}
     with Operator(SPEC, options, extra, tmp_path / 'logs') as operator:
-        with pytest.raises(OperationError, match="refused to configure(.|\n)*no model 'nowhere'"):
+        with pytest.raises(OperationError,
+                           match=r"refused to configure(.|\n)*no model 'nowhere'"):
             operator.configure('mpc_controller')
         with pytest.raises(OperationError, match="'drive' or 'collect'"):
             operator.set_parameters('mpc_controller', {'mode': 'fly'})

@@ -91,18 +91,6 @@ def record(call):
 
 
 @pytest.fixture
-def logged(capfd, eventually):
-    lines = []
-
-    def wait(text):
-        def found():
-            lines.append(capfd.readouterr().err)
-            return text in ''.join(lines)
-        return eventually(found)
-    return wait
-
-
-@pytest.fixture
 def start(ros, spin, tmp_path):
     """Return a function that starts an active logger beside a robot."""
     def make(robot, **parameters):

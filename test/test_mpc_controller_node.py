@@ -1,4 +1,4 @@
-"""The controller on real DDS: commands, refusals, safe values, reports, and what it imports."""
+"""The controller on real DDS: commands, safe values, and what it reports."""
 
 import json
 import os
@@ -8,35 +8,37 @@ import subprocess
 import sys
 import time
 
-from fakes import linear_model, metadata_of
 import numpy as np
 import pytest
 import yaml
 
 pytest.importorskip('rclpy')
 
+from controller_files import (
+    DT_S,
+    edit,
+    FORCE_GAIN,
+    HORIZON,
+    make_controller,
+    parameters_of,
+    SAFE,
+    write_files,
+)
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory
 
-from mbrl_ros.core.paths import share_dir
-from mbrl_ros.core.robot import RobotSpec
-from mbrl_ros.nodes.mpc_controller import MpcController
 from mbrl_ros.runtime import artifact
 
 OK = TransitionCallbackReturn.SUCCESS
 REPO = Path(__file__).parents[1]
 COMMANDS = 'forward_command_controller/commands'
-DT_S, DT_NS = 0.04, 40_000_000
-SAFE = 0.25  # not what an idle planner would send by chance
-FORCE_GAIN = 0.5
-HORIZON = 5
+DT_NS = 40_000_000
 STATE = (0.1, 3.0, -0.2, 0.4)  # slider and hinge position, slider and hinge velocity
 JOINTS = ('slider', 'hinge')
 
@@ -84,46 +86,11 @@ def tick_values(tick):
     return {v.key: v.value for v in tick.values}
 
 
-def edit(path, **changes):
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes))
-
-
 @pytest.fixture
 def files(tmp_path):
     """Return a folder with a robot, its task, a small planner and a linear model; no torch."""
-    def copy(folder, stem, **changes):
-        data = yaml.safe_load((share_dir() / 'config' / folder / f'{stem}.yaml').read_text())
-        data |= changes
-        (tmp_path / f'{folder}.yaml').write_text(yaml.safe_dump(data))
-        return data
-    robot = copy('robots', 'cartpole')
-    robot['action'][0]['safe_value'] = SAFE
-    edit(tmp_path / 'robots.yaml', **robot)
-    copy('tasks', 'cartpole_swingup', horizon=HORIZON)
-    copy('planners', 'cem', rollout={'particles': 2}, params={
-        'population': 8, 'num_elites': 2, 'iterations': 1})
-    spec = RobotSpec.model_validate(robot)
-    # Positions += dt velocities; slider velocity += gain * action.
-    kinematics = np.eye(4)
-    kinematics[[0, 1], [2, 3]] = DT_S
-    gain = np.array([[0.0], [0.0], [FORCE_GAIN], [0.0]])
-    model = linear_model([kinematics] * 2, [gain] * 2, np.zeros((2, 4)), np.zeros((2, 4)))
-    artifact.save(tmp_path / 'dynamics.onnx', model, metadata_of(spec, 2))
+    write_files(tmp_path)
     return tmp_path
-
-
-def parameters_of(folder, **changes):
-    return {'robot': str(folder / 'robots.yaml'), 'task': str(folder / 'tasks.yaml'),
-            'planner': str(folder / 'planners.yaml'), 'model': str(folder / 'dynamics.onnx'),
-            'lockstep': True, 'actuation_delay_steps': 0} | changes
-
-
-def make(folder, **changes):
-    controller = MpcController()
-    for name, value in parameters_of(folder, **changes).items():
-        result, = controller.set_parameters([Parameter(name, value=value)])
-        assert result.successful, result.reason
-    return controller
 
 
 @pytest.fixture
@@ -149,7 +116,7 @@ def matched(robot, eventually):
 def start(files, robot, spin, matched, eventually):
     """Return a function that starts an active controller beside the robot."""
     def begin(**changes):
-        controller = make(files, **changes)
+        controller = make_controller(files, **changes)
         assert controller.trigger_configure() == OK, controller.refusal
         spin(robot)
         spin(controller)
@@ -173,19 +140,6 @@ def answer(robot, eventually):
 
 
 @pytest.fixture
-def logged(capfd, eventually):
-    """Return whether a text comes to be logged (on standard error, as rcutils does)."""
-    lines = []
-
-    def wait(text):
-        def found():
-            lines.append(capfd.readouterr().err)
-            return text in ''.join(lines)
-        return eventually(found)
-    return wait
-
-
-@pytest.fixture
 def change(robot, eventually):
     """Return a function that asks for a transition by service; it returns the state's label."""
     def call(client, request):
@@ -206,7 +160,7 @@ def change(robot, eventually):
 
 def test_one_command_an_observation_and_the_safe_value_on_every_way_out(
         files, robot, spin, matched, change, answer, eventually):
-    controller = make(files)
+    controller = make_controller(files)
     spin(robot)
     spin(controller)
     expected = 0
@@ -266,14 +220,14 @@ def test_an_error_in_the_loop_leaves_the_safe_value_and_says_so(
 
 
 def test_an_error_in_a_transition_leaves_the_node_unconfigured(files, ros, monkeypatch, logged):
-    controller = make(files)
+    controller = make_controller(files)
 
     def fail(*_):
         raise ZeroDivisionError('cosmic ray')
     monkeypatch.setattr('mbrl_ros.nodes.mpc_controller.load_task', fail)
     assert controller.trigger_configure() == TransitionCallbackReturn.ERROR
     assert logged('cannot configure:\nTraceback')
-    assert label(controller) == 'unconfigured'
+    assert controller._state_machine.current_state[1] == 'unconfigured'
     monkeypatch.undo()
     assert controller.trigger_configure() == OK, controller.refusal
     controller.leave()
@@ -303,130 +257,6 @@ def test_a_signal_leaves_the_safe_value_as_last_command(files, robot, spin, even
     assert eventually(lambda: robot.sent[-1] == SAFE)
     time.sleep(0.2)
     assert robot.sent[-1] == SAFE
-
-
-# Refusals at configure
-
-
-def label(controller):
-    return controller._state_machine.current_state[1]
-
-
-def model_of_another_robot(folder):
-    data = yaml.safe_load((folder / 'robots.yaml').read_text())
-    data['observation'][1]['feature'] = 'linear'
-    data['action'][0]['max'] = 2.0
-    data['control_rate_hz'] = 50.0
-    artifact.save(folder / 'dynamics.onnx', artifact.onnx.load(folder / 'dynamics.onnx'),
-                  metadata_of(RobotSpec.model_validate(data), 2))
-
-
-def other_command_type(folder):
-    data = yaml.safe_load((folder / 'robots.yaml').read_text())
-    data['action'][0]['type'] = 'some_msgs/msg/Command'
-    edit(folder / 'robots.yaml', **data)
-
-
-def truncated_model(folder):
-    path = folder / 'dynamics.onnx'
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-REFUSALS = {
-    'another robot': (model_of_another_robot, {}, [
-        "trained for another robot than 'cartpole'", 'action[0].max: model 2.0, robot 3.0',
-        'control_rate_hz: model 50.0, robot 25.0',
-        "observation[1].feature: model 'linear', robot 'angle'"]),
-    'corrupt model': (truncated_model, {}, ['dynamics.onnx: not a valid ONNX model']),
-    'empty model': (lambda folder: (folder / 'dynamics.onnx').write_bytes(b''), {}, [
-        'dynamics.onnx: ', 'rain']),
-    'missing model': (None, {'model': 'nowhere'}, [
-        "no model 'nowhere': expected a dynamics.onnx file"]),
-    'robot key': (lambda folder: edit(folder / 'robots.yaml', rate=3), {}, [
-        'robots.yaml:', "unknown key 'rate'; allowed: name, description, control_rate_hz"]),
-    'task key': (lambda folder: edit(folder / 'tasks.yaml', reward=3), {}, [
-        'tasks.yaml:', "unknown key 'reward'; allowed: name, "]),
-    'planner key': (lambda folder: edit(folder / 'planners.yaml', params={'elites': 3}), {}, [
-        'planners.yaml: params', "unknown key 'elites'; allowed: population, num_elites"]),
-    'planner value': (lambda folder: edit(folder / 'planners.yaml', params={'population': 1}),
-                      {}, ['planners.yaml: params', 'population', 'greater than or equal to 2']),
-    'particles': (lambda folder: edit(folder / 'planners.yaml', rollout={'particles': 3}), {}, [
-        'particles: 3 cannot be shared out among 2 members', 'multiples of 2']),
-    'task of another robot': (lambda folder: edit(folder / 'tasks.yaml', robot='walker'), {}, [
-        "the task is for 'walker', not 'cartpole'"]),
-    'signal': (None, {'mode': 'collect', 'signal': 'noise'}, ["'noise'", 'chirp, ou, uniform']),
-    'planner': (None, {'planner': 'cme'}, ["no planners file 'cme'", 'Known names: cem']),
-    'message type': (other_command_type, {}, ['some_msgs/msg/Command', 'not installed']),
-    'cuda': (None, {'provider': 'cuda'}, ["provider 'cuda'", "set provider to 'cpu'"]),
-}
-
-
-@pytest.mark.parametrize(('spoil', 'changes', 'texts'), REFUSALS.values(), ids=REFUSALS)
-def test_configure_refuses_and_says_why(files, ros, logged, spoil, changes, texts):
-    if changes.get('provider') == 'cuda' and Path('/dev/nvidiactl').exists():
-        pytest.skip('this machine has CUDA')
-    controller = make(files, **changes)
-    if spoil is not None:
-        spoil(files)
-    assert controller.trigger_configure() == TransitionCallbackReturn.FAILURE
-    assert label(controller) == 'unconfigured'
-    for text in ('cannot configure: ', *texts):
-        assert logged(text), controller.refusal
-    assert controller.count_publishers(f'/{COMMANDS}') == 0
-    controller.destroy_node()
-
-
-def reason_of(controller, name, value):
-    result, = controller.set_parameters([Parameter(name, value=value)])
-    return '' if result.successful else result.reason
-
-
-@pytest.mark.parametrize(('name', 'value', 'texts'), [
-    ('mode', 'fly', ["'drive' or 'collect'", "'fly'"]),
-    ('provider', 'tpu', ["'cpu' or 'cuda'", "'tpu'"]),
-    ('deadline', 1.5, ['deadline', 'less than or equal to 1', '1.5']),
-    ('deadline', 0.0, ['deadline', 'greater than 0']),
-    ('actuation_delay_steps', 21, ['Min: 0, Max: 20, value: 21']),
-    ('max_spread', 0.5, ['max_spread', 'Min: 1.0, Max: 1000000.0, value: 0.5']),
-    ('seed', -1, ['seed', 'greater than or equal to 0']),
-    ('lockstep', 3, ['Wrong parameter type'])])
-def test_a_bad_parameter_is_refused_with_what_is_allowed(ros, name, value, texts):
-    controller = MpcController()
-    before = controller.get_parameter(name).value
-    reason = reason_of(controller, name, value)
-    assert [text for text in texts if text not in reason] == [], reason
-    assert controller.get_parameter(name).value == before
-    controller.destroy_node()
-
-
-def test_parameters_of_the_planner_are_checked_and_held_while_configured(files, ros):
-    controller = make(files)
-    assert controller.trigger_configure() == OK, controller.refusal
-    assert controller.get_parameter('cem.population').value == 8
-    for name, value in (('mode', 'collect'), ('cem.population', 16), ('rollout.particles', 4)):
-        assert reason_of(controller, name, value) == (
-            f'{name} is read at configure: clean up the node, then set it')
-    assert controller.trigger_cleanup() == OK
-    assert 'Min: 2, Max: 10000, value: 1' in reason_of(controller, 'cem.population', 1)
-    assert 'num_elites 9 exceeds population 8' in reason_of(controller, 'cem.num_elites', 9)
-    assert "'ts_infinity' or 'ts1'" in reason_of(controller, 'rollout.propagation', 'ts2')
-    assert reason_of(controller, 'rollout.particles', 3) == ''  # the model is not known yet
-    assert controller.trigger_configure() == TransitionCallbackReturn.FAILURE
-    assert 'multiples of 2' in controller.refusal
-    assert reason_of(controller, 'rollout.particles', 4) == ''
-    assert reason_of(controller, 'cem.population', 12) == ''
-    assert controller.trigger_configure() == OK, controller.refusal
-    assert controller.get_parameter('cem.population').value == 12
-    assert controller.trigger_cleanup() == OK
-    # Another planner file brings its own values.
-    other = files / 'other.yaml'
-    other.write_text((files / 'planners.yaml').read_text())
-    edit(other, params={'population': 20, 'num_elites': 4, 'iterations': 1})
-    assert reason_of(controller, 'planner', str(other)) == ''
-    assert controller.trigger_configure() == OK, controller.refusal
-    assert controller.get_parameter('cem.population').value == 20
-    controller.leave()
-    controller.destroy_node()
 
 
 # What it observes
@@ -594,44 +424,3 @@ def test_collect_mode_needs_no_model_and_stays_inside_the_limits(start, robot, a
     assert eventually(lambda: 'model' in robot.statuses)
     assert robot.values('model') == {'signal': 'uniform', 'seed': '0'}
     assert robot.statuses['planning latency'].message == 'no plan yet'
-
-
-# What it imports
-
-
-def test_torch_is_not_in_the_process_of_the_controller(files, ros_domain):
-    script = f"""
-import sys
-import rclpy
-from rclpy.parameter import Parameter
-from mbrl_ros.nodes.mpc_controller import MpcController
-rclpy.init()
-node = MpcController()
-node.set_parameters([Parameter(name, value=value)
-                     for name, value in {parameters_of(files)!r}.items()])
-node.trigger_configure()
-assert node.is_configured, node.refusal
-print(sorted({{'torch', 'mujoco', 'rosbags', 'matplotlib', 'onnxruntime'}} & set(sys.modules)))
-node.leave()
-"""
-    done = subprocess.run([sys.executable, '-c', script], cwd=REPO, env=dict(os.environ),
-                          capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "['onnxruntime']"
-
-
-def test_help_imports_neither_torch_nor_ros():
-    script = """
-import sys
-from mbrl_ros.cli.main import main
-sys.argv = ['mbrl-ros', '--help']
-try:
-    main()
-except SystemExit as end:
-    assert not end.code
-print(sorted({'torch', 'rclpy', 'onnxruntime', 'mujoco', 'numpy'} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, '-c', script], cwd=REPO, capture_output=True, text=True,
-                          check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == '[]'

@@ -79,19 +79,6 @@ def call(eventually):
 
 
 @pytest.fixture
-def logged(capfd, eventually):
-    """Return whether a text comes to be logged (on standard error, as rcutils does)."""
-    lines = []
-
-    def wait(text):
-        def found():
-            lines.append(capfd.readouterr().err)
-            return text in ''.join(lines)
-        return eventually(found)
-    return wait
-
-
-@pytest.fixture
 def start(ros, spin):
     def make(peer, **parameters):
         robot = SimRobot()

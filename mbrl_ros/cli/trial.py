@@ -29,7 +29,7 @@ class Trial:
         Of the model that drove: smallest one-step R2 of a field, and the error of the longest
         open-loop prediction in state deviations. None for trial zero and a shipped model.
     plan_ms : list of float
-        Time of each plan.
+        Time of each plan, late ones too.
     ticks, missed_ticks : int
         Control ticks, and those whose plan was late.
     bag, model : Path or None
@@ -81,5 +81,7 @@ def count_ticks(ticks: list[dict[str, str]], most: int) -> dict[str, Any]:
     return {
         'ticks': len(answered),
         'missed_ticks': sum(tick['missed'] == 'True' for tick in answered),
-        'plan_ms': [float(tick['plan_ms']) for tick in answered if 'plan_ms' in tick],
+        # A late plan comes in with the next tick: a tick may bring two times, or none.
+        'plan_ms': [float(time_ms) for tick in answered
+                    for time_ms in tick.get('plan_ms', '').split()],
         'safe_reasons': sorted({tick['reason'] for tick in answered if tick['safe'] == 'True'})}

@@ -51,6 +51,8 @@ class Tick:
         The plan acted upon; None in collect mode and before the first plan.
     missed : bool
         True if this tick's plan was late, and the command is the next action of an older plan.
+    finished : tuple of Decision
+        Plans that came in during this tick, late ones too: what a meter of plan times counts.
 
     """
 
@@ -58,6 +60,7 @@ class Tick:
     verdict: Verdict
     decision: Decision | None
     missed: bool
+    finished: tuple[Decision, ...] = ()
 
 
 class Pilot(Protocol):
@@ -121,6 +124,7 @@ class PlanPilot:
         self._worker = ThreadPoolExecutor(1, 'plan')
         self._running: Future[Decision] | None = None
         self._last: Decision | None = None
+        self._finished: list[Decision] = []
         self._index = 0
 
     def tick(self, observation: Observation) -> Tick:
@@ -145,7 +149,8 @@ class PlanPilot:
         verdict = self._gate.check(action, state, problem, spread)
         self._in_flight.append(verdict.command)
         missed = usable and observation.fresh and self._running is not None
-        return Tick(self._index, verdict, decision, missed)
+        finished, self._finished = tuple(self._finished), []
+        return Tick(self._index, verdict, decision, missed, finished)
 
     def _collect(self) -> str:
         """Wait for the running plan until the deadline; return what went wrong, if anything."""
@@ -158,6 +163,7 @@ class PlanPilot:
             self._running = None
             return str(error)
         self._running = None
+        self._finished.append(self._last)
         return ''
 
     def forget(self) -> None:
@@ -169,6 +175,7 @@ class PlanPilot:
         if self._running is not None:
             wait([self._running])
         self._running = self._last = None
+        self._finished.clear()
         self._in_flight.extend([self._robot.safe_value] * len(self._in_flight))
         self._mpc.forget()
         self._gate.forget()

@@ -239,11 +239,13 @@ class MpcController(ManagedNode):
         values: dict[str, object] = {
             'tick': tick.index, 'stamp_ns': stamp_ns, 'missed': tick.missed,
             'safe': verdict.safe, 'command': ' '.join(f'{v:.9g}' for v in verdict.command)}
+        if tick.finished:
+            self._counts['rejected'] += sum(plan.rejected for plan in tick.finished)
+            times_ms = [plan.plan_s * 1e3 for plan in tick.finished]
+            self._plan_ms.extend(times_ms)
+            values['plan_ms'] = ' '.join(f'{time_ms:.6g}' for time_ms in times_ms)
         if decision is not None and decision.tick == tick.index:  # not the rest of an older plan
-            self._counts['rejected'] += decision.rejected
-            self._plan_ms.append(decision.plan_s * 1e3)
-            values |= {'plan_ms': decision.plan_s * 1e3, 'spread': decision.spread,
-                       'cost': decision.prediction.cost}
+            values |= {'spread': decision.spread, 'cost': decision.prediction.cost}
             self._plan_publisher.publish(self._plan_message.build(
                 decision, stamp_ns, self.params.actuation_delay_steps))
         level = ERROR if verdict.safe else WARN if verdict.reason or tick.missed else OK

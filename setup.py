@@ -36,6 +36,7 @@ setup(
     ],
     zip_safe=False,
     install_requires=[
+        'annotated-types>=0.6',
         'matplotlib>=3.8',
         'mcap>=1.6',
         # 4.0.0 solves sparse constraint Jacobians wrongly. The `mujoco` package on top adds only

@@ -75,7 +75,7 @@ def operate(ros_domain, folder, tmp_path):
                                'planner': str(folder / 'planner.yaml')}}
         with Operator(SPEC, options, extra, output / 'logs') as operator:
             operator.configure('mpc_controller')
-            operator.wait_until_connected(SPEC)
+            operator.wait_until_connected()
             operator.trigger('sim_robot', 'reset_world')
             bag = Path(operator.switch('data_logger', 'record', on=True))
             operator.activate('mpc_controller')

@@ -1,6 +1,6 @@
 """The control tick: gate, pilots, deadlines, latency compensation. No ROS."""
 
-from threading import Event
+from threading import Event, Timer
 
 from fakes import artifact_of, cart, cart_model, cart_task
 import numpy as np
@@ -181,6 +181,28 @@ def test_planning_error_is_the_safe_value_with_its_reason(mpc, fly):
     assert tick.verdict.reason == 'only 3 candidates'
     mpc.error = None
     assert command(pilot.tick(FRESH)) == 0.3
+
+
+def test_after_a_planning_error_the_older_plan_is_not_taken_up_again(mpc, fly):
+    pilot = fly(deadline_s=0.3)
+    pilot.tick(FRESH)
+    mpc.error = PlanningError('only 3 candidates')
+    pilot.tick(FRESH)
+    mpc.error = None
+    mpc.free.clear()
+    late = pilot.tick(FRESH)
+    assert (command(late), late.verdict.safe, late.missed) == (0.0, True, True)
+
+
+def test_a_tick_that_waited_for_an_older_plan_missed_its_own(mpc, fly):
+    pilot = fly(deadline_s=0.3)
+    mpc.free.clear()
+    assert pilot.tick(FRESH).missed
+    # Plan 1 comes in while tick 2 waits for it: no plan was made from what tick 2 observed.
+    Timer(0.05, mpc.free.set).start()
+    tick = pilot.tick(FRESH)
+    assert (tick.decision.tick, command(tick), tick.missed) == (1, 0.11, True)
+    assert [call[0] for call in mpc.calls] == [1]
 
 
 def test_failure_of_a_late_plan_does_not_stop_a_newer_one(mpc, fly, eventually):

@@ -126,9 +126,8 @@ def test_two_episodes_are_recorded_and_train(start, record, call, eventually, tm
     assert (response.success, response.message) == (True, str(tmp_path / 'bag'))
     for episode in (0, 1):
         origin_ns = time.time_ns()
-        robot.command(0.25)
-        time.sleep(0.05)
         for step in range(5):
+            robot.command(0.25)
             robot.observe(origin_ns + 10**8 + step * DT_NS, float(10 * episode + step))
             time.sleep(0.01)
         time.sleep(0.2)  # everything has arrived
@@ -266,7 +265,8 @@ def test_a_publisher_with_another_qos_later_is_recorded(start, record, eventuall
     wait_matched(eventually, logger, robot)
     record(robot, True)
     second = robot.create_publisher(JointState, 'joint_states', BEST_EFFORT)
-    assert logged('/joint_states: a publisher offers a QoS incompatible')
+    # DDS's own word of it may come too, or be overtaken by the look at the graph.
+    assert logged('/joint_states: the publishers offer another QoS now; subscribing anew')
     assert eventually(lambda: second.get_subscription_count() == 1)
     second.publish(JointState(name=['late']))
     time.sleep(0.2)

@@ -83,7 +83,14 @@ def test_transitions_before_the_first_command_are_dropped(tmp_path):
                               observed(200, 2.0), observed(300, 3.0)])
     # At 0 and 100 nothing was commanded yet: two transitions lost, one left.
     assert contents(dataset) == [([2.0, 3.0], [0.1])]
-    assert '2 transitions dropped before the first command' in dataset.describe_losses()[0]
+    assert '2 transitions dropped without a command' in dataset.describe_losses()[0]
+
+
+def test_a_command_that_is_not_repeated_is_not_held_for_ever(tmp_path):
+    dataset = load(tmp_path, [commanded(0, 0.1), *(observed(100 * k, k) for k in range(8))])
+    # dt 100 ms: from 500 ms on the command is five periods old; what acts then is not known.
+    assert contents(dataset) == [([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], [0.1] * 5)]
+    assert '2 transitions dropped without a command' in dataset.describe_losses()[0]
 
 
 def test_a_command_that_is_not_finite_drops_its_transitions_only(tmp_path):
@@ -236,7 +243,7 @@ def test_bags_of_other_recorders_are_read(tmp_path, storage, compression):
 
 
 def test_no_transition_is_refused_with_the_reason(tmp_path):
-    with pytest.raises(BagError, match=r'no transition in(.|\n)*before the first command'):
+    with pytest.raises(BagError, match=r'no transition in(.|\n)*without a command'):
         load(tmp_path, [observed(0, 0.0), observed(100, 1.0), commanded(200, 0.1)])
 
 

@@ -4,7 +4,7 @@ from fakes import cart
 import numpy as np
 import pytest
 
-from mbrl_ros.control.exploration import chirp, make_signal, ou, uniform
+from mbrl_ros.control.exploration import chirp, config_class, make_signal, ou, uniform
 
 SIGNALS = ['chirp', 'ou', 'uniform']
 
@@ -13,13 +13,23 @@ def run(signal, count):
     return np.array([signal.next() for _ in range(count)])
 
 
+def test_a_smaller_amplitude_stays_nearer_to_the_safe_value():
+    robot = cart(min=-2.0, max=1.0, safe_value=0.5)
+    signal = uniform.Signal(uniform.Config(amplitude=0.2), robot, np.random.default_rng(0))
+    actions = run(signal, 1000)
+    # 0.5 - 0.2 (0.5 + 2) = 0 and 0.5 + 0.2 (1 - 0.5) = 0.6
+    assert 0.0 <= actions.min() < 0.01
+    assert 0.59 < actions.max() <= 0.6
+
+
 @pytest.mark.parametrize('name', SIGNALS)
 @pytest.mark.parametrize(('low', 'high', 'safe'), [(-2.0, 2.0, 0.0), (0.0, 1.0, 0.0),
                                                   (-2.0, 2.0, 1.5)])
 def test_inside_the_limits_and_seeded(name, low, high, safe):
     robot = cart(min=low, max=high, safe_value=safe)
-    one, same, other = (run(make_signal(name, robot, np.random.default_rng(seed)), 500)
-                        for seed in (1, 1, 2))
+    one, same, other = (
+        run(make_signal(name, config_class(name)(), robot, np.random.default_rng(seed)), 500)
+        for seed in (1, 1, 2))
     assert one.shape == (500, 1)
     assert (one >= low).all()
     assert (one <= high).all()

@@ -134,7 +134,7 @@ def test_lockstep_waits_and_nothing_is_stale():
 
 def two_topics():
     spec = cart_dict()
-    spec['observation'][1] |= {'topic': 'speed', 'path': 'velocity[0]'}
+    spec['observation'][1] |= {'topic': 'speed', 'path': 'velocity[cart]'}
     spec['stale_after_s']['speed'] = 0.25
     return RobotSpec.model_validate(spec)
 

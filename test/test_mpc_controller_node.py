@@ -234,7 +234,8 @@ def test_an_error_in_a_transition_leaves_the_node_unconfigured(files, ros, monke
     controller.destroy_node()
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP,
+                                    signal.SIGQUIT])
 def test_a_signal_leaves_the_safe_value_as_last_command(files, robot, spin, eventually, number):
     arguments = [text for name, value in parameters_of(files, autostart=True).items()
                  for text in ('-p', f'{name}:={json.dumps(value)}')]

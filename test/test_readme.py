@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mbrl_ros.cli.main import app
+from mbrl_ros.control.exploration import chirp, ou, uniform
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.core.task import load_task
 from mbrl_ros.costs import CostFunction
@@ -29,7 +30,7 @@ def blocks(language):
 
 
 def table(heading):
-    text = README.split(f'\n`{heading}`\n\n')[1].split('\n\n')[0]
+    text = README.split(f'\n`{heading}\n\n')[1].split('\n\n')[0]
     return [[cell.strip() for cell in line.strip('|').split('|')]
             for line in text.splitlines()[2:]]
 
@@ -37,6 +38,11 @@ def table(heading):
 def rows(model, prefix='', values=None):
     return [[f'`{prefix}{name}`', f'`{json.dumps((values or {}).get(name, field.default))}`',
              field.description] for name, field in model.model_fields.items()]
+
+
+def signal_rows():
+    return [row for name, module in (('uniform', uniform), ('ou', ou), ('chirp', chirp))
+            for row in rows(module.Config, f'{name}.')]
 
 
 def controller_rows():
@@ -47,8 +53,9 @@ def controller_rows():
 
 
 @pytest.mark.parametrize(('node', 'expected'), [
-    ('sim_robot', rows(SimParams)), ('data_logger', rows(LoggerParams)),
-    ('mpc_controller', controller_rows())])
+    ('sim_robot`', rows(SimParams)), ('data_logger`', rows(LoggerParams)),
+    ('mpc_controller`', controller_rows()),
+    ('mpc_controller` in collect mode', signal_rows())])
 def test_parameter_tables_match_the_nodes(node, expected):
     assert table(node) == expected
 

@@ -99,7 +99,7 @@ def test_the_two_schemes_differ(robot, task):
     draw = one.draw(np.random.default_rng(0))
     assert np.abs(one.costs(state, actions, draw) - other.costs(state, actions, draw)).min() > 1e-4
     # With the identity as permutation TS1 is TS-infinity.
-    still = Draw(draw.noise, np.tile(np.arange(4), (HORIZON, 1)))
+    still = Draw(draw.noise, np.tile(np.arange(4), (HORIZON, 1)), draw.goal)
     np.testing.assert_array_equal(one.costs(state, actions, still),
                                   other.costs(state, actions, still))
     one.close()
@@ -164,13 +164,16 @@ def test_goal_and_weights_are_inputs():
     assert cost(1.0, [2.0, 1.0]) == pytest.approx(2 * (0.9**2 + 0.79**2) + 5)
 
 
-def test_set_goal_takes_effect_at_once():
+def test_a_new_goal_is_that_of_the_next_plan():
     robot, task = cart(), cart_task(horizon=1)
     rollout = Rollout(artifact_of(cart_model(), robot, 2), robot, task, 2)
     draw, still = rollout.draw(np.random.default_rng(0)), np.zeros((1, 1, 1))
     # One step from (0, 0) without force stays there: the cost is the goal's square.
     assert rollout.costs(np.zeros(2), still, draw)[0] == pytest.approx(1.0)
     rollout.set_goal(np.array([3.0]))
+    # The plan under way keeps its goal: half of a ranking by another one would be no ranking.
+    assert rollout.costs(np.zeros(2), still, draw)[0] == pytest.approx(1.0)
+    draw = rollout.draw(np.random.default_rng(0))
     assert rollout.costs(np.zeros(2), still, draw)[0] == pytest.approx(9.0)
     with pytest.raises(ValueError, match=r'\(2,\).* 1 number'):
         rollout.set_goal(np.array([3.0, 4.0]))

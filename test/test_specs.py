@@ -6,10 +6,11 @@ from fakes import cart, cart_dict, cart_task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
+from pydantic import ValidationError
 import pytest
 import yaml
 
-from mbrl_ros.control.exploration import make_signal
+from mbrl_ros.control.exploration import config_class as signal_config
 from mbrl_ros.core.errors import ObservationError, SpecError
 from mbrl_ros.core.message_path import MessagePath
 from mbrl_ros.core.robot import load_robot, RobotSpec
@@ -109,6 +110,25 @@ def test_every_problem_of_a_file_has_its_line(tmp_path):
     assert ':14: action.0.rate_limit' in lines[1]
 
 
+@pytest.mark.parametrize(('paths', 'part'), [
+    (['data[1]'], 'must be 0 to 0'), (['data[0]', 'data[0]'], 'taken by another action'),
+    (['data[0]', 'data[2]'], 'must be 0 to 1'), (['data[elbow]'], 'by index'),
+])
+def test_commands_that_could_not_be_sent(paths, part):
+    spec = cart().model_dump()
+    spec['action'] = [spec['action'][0] | {'name': f'force_{i}', 'path': path}
+                      for i, path in enumerate(paths)]
+    with pytest.raises(ValidationError, match=part):
+        RobotSpec.model_validate(spec)
+
+
+def test_a_joint_by_its_place_is_refused():
+    spec = cart_dict()
+    spec['observation'][0] |= {'path': 'position[0]'}
+    with pytest.raises(ValidationError, match='a joint goes by its name'):
+        RobotSpec.model_validate(spec)
+
+
 @pytest.mark.parametrize(('data', 'part'), [
     (b'name: [', 'not valid YAML'), (b'- 1\n', 'valid dictionary'), (b'', 'Field required'),
     (b'name: \xff\xfe', 'not valid YAML'), (b'name: a\nname: b\n', "'name' is given twice"),
@@ -200,7 +220,7 @@ def test_cost_term_refusals_name_the_term_and_the_known(term, parts):
 
 def test_unknown_planner_and_signal_answer_with_the_known(tmp_path):
     assert 'Known: cem' in refusal(config_class, 'mppi')
-    known = refusal(make_signal, 'noise', cart(), np.random.default_rng(0))
+    known = refusal(signal_config, 'noise')
     assert 'Known: chirp, ou, uniform' in known
     path = write(tmp_path, 'planner: cem\nparams: {popluation: 3}\n')
     message = refusal(load_planning, str(path))

@@ -47,12 +47,16 @@ def demo(
     from mbrl_ros.core.task import load_task
 
     began = time.monotonic()
-    # A domain of our own, on this machine only: a demo must not command somebody's robot.
-    os.environ.setdefault('ROS_DOMAIN_ID', str(1 + os.getpid() % 100))
+    # A domain of our own, on this machine only, whatever the shell exports: a demo must not
+    # command somebody's robot, whose commands go by the same topic names.
+    os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     console = Console()
+    console.print(f"watch it with ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}")
     spec = load_robot(robot)
     goal = load_task(task, spec)
+    for name in ('metrics.json', 'report.html', 'swing_up.gif'):
+        (output / name).unlink(missing_ok=True)  # of an earlier run: not to be taken for this one
     loop = DemoLoop(spec, goal, robot, task, seed, lockstep, output, console)
     gate = PRETRAINED_GATE if pretrained else GATE
     trials = loop.run_pretrained() if pretrained else loop.run_learning(gate, MOST_TRIALS)

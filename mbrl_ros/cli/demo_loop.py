@@ -100,7 +100,7 @@ class DemoLoop:
         operator.set_parameters('mpc_controller',
                                 parameters | {'seed': 1000 * self._seed + number})
         operator.configure('mpc_controller')
-        operator.wait_until_connected(self._spec)
+        operator.wait_until_connected()
         operator.trigger('sim_robot', 'reset_world')
         bag = Path(operator.switch('data_logger', 'record', on=True))
         operator.activate('mpc_controller')
@@ -120,6 +120,9 @@ class DemoLoop:
             **count_ticks(operator.ticks, steps + 1), **scores)
         self.trials.append(trial)
         self._print_row(trial)
+        if dataset.num_transitions < steps:
+            self._console.print(f'  [yellow]only {dataset.num_transitions} of {steps} steps were '
+                                'recorded; the return counts those[/]')
         for line in dataset.describe_losses():
             self._console.print(f'  [yellow]lost[/] {escape(line)}')
         return trial

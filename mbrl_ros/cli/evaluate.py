@@ -42,8 +42,12 @@ def evaluate(
         dataset = load_dataset(bags, spec, namespace, progress)
     for line in dataset.describe_losses():
         console.print(f'[yellow]lost[/] {escape(line)}')
+    known = {item['bag'].split(':')[0] for item in loaded.metadata['data']['bags']}
+    seen = sorted(known & {bag.resolve().name for bag in bags})
+    if seen:
+        console.print(f'[yellow]trained on[/] {escape(", ".join(seen))}: these scores flatter')
     scores = evaluate_model(loaded, spec, dataset, seed=0)
     if json_output:
         typer.echo(json.dumps(scores.to_dict(), indent=2))
     else:
-        show.scores(console, spec, scores)
+        show.scores(console, spec, scores, 'scores on these bags')

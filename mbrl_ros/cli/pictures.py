@@ -36,8 +36,9 @@ def draw_returns(figure: Figure, trials: list[Trial], gate: float) -> None:
 def draw_fans(figure: Figure, model: Artifact, robot: RobotSpec, episode: Episode,
               seed: int) -> None:
     """Draw predictions from several moments of an episode against what happened."""
-    starts = np.arange(0, episode.num_steps - FAN_STEPS + 1, FAN_STEPS)
-    actions = np.stack([episode.actions[s:s + FAN_STEPS] for s in starts])
+    steps = min(FAN_STEPS, episode.num_steps)
+    starts = np.arange(0, episode.num_steps - steps + 1, steps)
+    actions = np.stack([episode.actions[s:s + steps] for s in starts])
     fan = predict_fan(Dynamics(model.model, model.metadata), episode.states[starts], actions,
                       seed)
     columns = 2 if len(robot.observation) > 1 else 1
@@ -47,7 +48,7 @@ def draw_fans(figure: Figure, model: Artifact, robot: RobotSpec, episode: Episod
         axes.plot(time_s, episode.states[:, index], color='black', lw=1, label='actual')
         for number, start in enumerate(starts):
             path = fan[:, :, number, index]
-            when = time_s[start + 1:start + FAN_STEPS + 1]
+            when = time_s[start + 1:start + steps + 1]
             mean, spread = path.mean(axis=1), 2.0 * path.std(axis=1)
             axes.fill_between(when, mean - spread, mean + spread, color='tab:blue', alpha=0.3,
                               lw=0)
@@ -77,8 +78,9 @@ def draw_plan_times(figure: Figure, plan_ms: list[float], robot: RobotSpec,
     axes.hist(plan_ms, bins=40)
     axes.axvline(deadline * robot.dt_s * 1e3, color='red', label='deadline')
     axes.axvline(robot.dt_s * 1e3, color='red', ls=':', label='control period')
-    axes.axvline(float(np.quantile(plan_ms, 0.99)), color='black', ls='--',
-                 label='99th percentile')
+    if plan_ms:
+        axes.axvline(float(np.quantile(plan_ms, 0.99)), color='black', ls='--',
+                     label='99th percentile')
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel='plan [ms]', ylabel='plans', xlim=(0, None))
     axes.legend()

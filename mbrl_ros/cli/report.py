@@ -46,7 +46,7 @@ def write_report(output: Path, robot: RobotSpec, task: TaskSpec, trials: list[Tr
     """
     assert best.model is not None
     model = artifact.load(best.model, robot)
-    episode = load_dataset([best.bag], robot).episodes[0]
+    episode = max(load_dataset([best.bag], robot).episodes, key=lambda e: e.num_steps)
     animation, strip = pictures.animate(robot, episode.states)
     (output / 'swing_up.gif').write_bytes(animation)
     sections = [

@@ -64,9 +64,9 @@ def trial(console: Console, number: int, steps: int) -> Iterator[Callable[[int],
         yield lambda done: progress.update(task, completed=done)
 
 
-def scores(console: Console, robot: RobotSpec, evaluation: 'Evaluation') -> None:
+def scores(console: Console, robot: RobotSpec, evaluation: 'Evaluation', title: str) -> None:
     """Print the scores of a model, a row a field."""
-    table = Table(title=f'held-out scores ({evaluation.transitions} transitions)')
+    table = Table(title=f'{title} ({evaluation.transitions} transitions)')
     for heading in ('field', 'unit', 'R2', 'NLL', 'in 95 % interval'):
         table.add_column(heading, justify='left' if heading in {'field', 'unit'} else 'right')
     for field in robot.observation:

@@ -16,7 +16,7 @@ def train(
         help='Folder of an earlier model to start from')] = None,
     namespace: Annotated[str, typer.Option(
         help='ROS namespace under which the bags were recorded')] = '',
-    seed: Annotated[int, typer.Option(help='Same bags and seed: same model')] = 0,
+    seed: Annotated[int, typer.Option(min=0, help='Same bags and seed: same model')] = 0,
 ) -> None:
     """
     Train an ensemble from bags and export it to ONNX.
@@ -48,7 +48,7 @@ def train(
                   f'{dataset.seconds:.1f} s of robot time')
     with show.training(console) as report:
         model = train_model(dataset, settings, seed, output, warm_start, report)
-    show.scores(console, spec, model.evaluation)
+    show.scores(console, spec, model.evaluation, 'held-out scores')
     console.print(f'wrote {model.path} ({model.hash[:16]}), metrics.json, card.md, quality.png\n'
                   f'next: ros2 launch mbrl_ros control.launch.py robot:={robot} '
                   f'model:={output.resolve()}', soft_wrap=True)

@@ -24,12 +24,17 @@ SMALLEST_SPREAD = 1e-3
 
 @dataclass(frozen=True)
 class PilotConfig:
-    """Settings of a pilot; `signal` names an exploration signal, or is empty to plan."""
+    """
+    Settings of a pilot.
+
+    `signal` names an exploration signal and `source_config` is its Config; or it is empty, and
+    `source_config` is that of `planner`.
+    """
 
     model: Path
     signal: str
     planner: str
-    planner_config: Strict
+    source_config: Strict
     rollout: RolloutConfig
     provider: Provider
     delay_steps: int
@@ -61,7 +66,8 @@ def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig) -> Built:
     generator = np.random.default_rng(config.seed)
     if config.signal:
         gate = SafetyGate(robot, float('inf'), task.termination)
-        return Built(CollectPilot(make_signal(config.signal, robot, generator), gate),
+        return Built(CollectPilot(
+            make_signal(config.signal, config.source_config, robot, generator), gate),
                      notes=[f"collects with signal '{config.signal}', seed {config.seed}"],
                      facts={'signal': config.signal, 'seed': config.seed})
     model = artifact.load(config.model, robot)
@@ -70,7 +76,7 @@ def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig) -> Built:
                       config.provider)
     compile_s = time.perf_counter() - began
     space = ActionSpace(task.horizon, robot.action_min, robot.action_max)
-    planner = make_planner(config.planner, config.planner_config, space)
+    planner = make_planner(config.planner, config.source_config, space)
     mpc = Mpc(model, rollout, planner, robot, generator)
     warm_ms = np.array(mpc.warm_up(WARM_UP_PLANS)) * 1e3
     # Members that agree to the last digit on the holdout must not forbid every other place.

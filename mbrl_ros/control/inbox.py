@@ -94,6 +94,11 @@ class ObservationInbox:
             state = None if np.isnan(self._state).any() else self._state.copy()
             return Observation(state, self._problem(), fresh)
 
+    def problem(self) -> str:
+        """Return what is wrong with the latest observation; empty if nothing."""
+        with self._condition:
+            return self._problem()
+
     def age_s(self) -> float:
         """Return the age of the oldest slot [s]; infinite before the first message of a topic."""
         with self._condition:

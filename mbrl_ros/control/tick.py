@@ -148,7 +148,8 @@ class PlanPilot:
         spread = decision.spread if decision is not None else 0.0
         verdict = self._gate.check(action, state, problem, spread)
         self._in_flight.append(verdict.command)
-        missed = usable and observation.fresh and self._running is not None
+        late = self._last is None or self._last.tick != self._index
+        missed = usable and not problem and observation.fresh and late
         finished, self._finished = tuple(self._finished), []
         return Tick(self._index, verdict, decision, missed, finished)
 
@@ -160,7 +161,8 @@ class PlanPilot:
         except FutureTimeout:
             return ''
         except PlanningError as error:
-            self._running = None
+            # The older plan led here: no further action of it is taken.
+            self._running = self._last = None
             return str(error)
         self._running = None
         self._finished.append(self._last)

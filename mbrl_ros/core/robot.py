@@ -17,6 +17,7 @@ Unit = Literal['m', 'rad', 'm/s', 'rad/s', 'm/s^2', 'rad/s^2', 'N', 'N*m', 'V', 
                'K', 'Pa', 'W', '1']
 Feature = Literal['linear', 'angle', 'ignored']
 Target = Literal['delta', 'absolute']
+JOINT_STATE = 'sensor_msgs/msg/JointState'
 Name = Annotated[str, Field(pattern=r'^[a-z][a-z0-9_]*$')]
 
 
@@ -43,6 +44,13 @@ class ObservationField(MessageField):
 
     feature: Feature = 'linear'
     target: Target = 'delta'
+
+    @model_validator(mode='after')
+    def _check_joint(self) -> 'ObservationField':
+        if self.type == JOINT_STATE and not isinstance(MessagePath.parse(self.path).key, str):
+            raise ValueError(f"path '{self.path}': a joint goes by its name, such as "
+                             "'position[shoulder]': its place in the message may change")
+        return self
 
 
 class ActionField(MessageField):
@@ -102,12 +110,31 @@ class RobotSpec(Strict):
         topics = sorted({field.topic for field in self.observation})
         if sorted(self.stale_after_s) != topics:
             raise ValueError(f'stale_after_s must name each observed topic: {", ".join(topics)}')
+        self._check_command_paths()
         types: dict[str, str] = {}
         for field in (*self.observation, *self.action):
             if types.setdefault(field.topic, field.type) != field.type:
                 raise ValueError(f"topic '{field.topic}' is given two types: "
                                  f'{types[field.topic]} and {field.type}')
         return self
+
+    def _check_command_paths(self) -> None:
+        """Refuse commands that could not be sent: doubled, by name, or an array with holes."""
+        places: dict[str, set[int | None]] = {}
+        for field in self.action:
+            path = MessagePath.parse(field.path)
+            array = f'{field.topic}: {".".join(path.attributes)}'
+            keys = places.setdefault(array, set())
+            if isinstance(path.key, str):
+                raise ValueError(f"{field.name}: path '{field.path}': a command is addressed by "
+                                 "index, such as 'data[0]'")
+            if path.key in keys:
+                raise ValueError(f"{field.name}: path '{field.path}' is taken by another action")
+            keys.add(path.key)
+        for array, keys in places.items():
+            if keys != {None} and keys != set(range(len(keys))):
+                raise ValueError(f'{array}: the indices of the commands must be 0 to '
+                                 f'{len(keys) - 1}, found {sorted(map(str, keys))}')
 
     @property
     def dt_s(self) -> float:

@@ -21,7 +21,7 @@ class Losses:
     outside_episodes : int
         Observation messages before the first episode mark or after an end mark.
     without_command : int
-        Transitions before the first command of an episode.
+        Transitions without a command of the last five control periods.
     bad_command : int
         Transitions whose command was not finite.
     recorder_lost : dict of str to int
@@ -60,8 +60,8 @@ class Losses:
         if self.outside_episodes:
             lines.append(f'{_count(self.outside_episodes, "observation")} outside any episode')
         if self.without_command:
-            lines.append(f'{_count(self.without_command, "transition")} dropped before the first '
-                         'command of an episode')
+            lines.append(f'{_count(self.without_command, "transition")} dropped without a command '
+                         'of the last five periods')
         if self.bad_command:
             lines.append(f'{_count(self.bad_command, "transition")} dropped with a command that '
                          'is not finite')

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, UTC
 import os
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def recover(bag: Path | str) -> Recovery:
         if broken:
             custom[RECOVERED_KEY] = {
                 'text': result.describe().removeprefix(f'{bag}: '), 'bytes_lost': bytes_lost,
-                'missing': missing, 'at': datetime.now(timezone.utc).isoformat()}
+                'missing': missing, 'at': datetime.now(UTC).isoformat()}
         replace_file(bag / 'metadata.yaml', metadata_text(
             infos, [(topic, counts[topic.name]) for topic in topics], custom,
             str((metadata or {}).get('ros_distro') or '')))

@@ -10,6 +10,7 @@ from mbrl_ros.data.bag_reader import fields_by_topic, Samples, Segment
 from mbrl_ros.data.losses import Losses
 
 SNAP_NS = 1000  # a sample this close to a grid time is taken as it is
+COMMAND_LIFE_STEPS = 5
 
 Interval = tuple[int, int]
 
@@ -96,7 +97,7 @@ def resample(segment: Segment, robot: RobotSpec, losses: Losses) -> list[Episode
             topic: interpolate(samples, grid) for topic, samples in segment.observations.items()})
         actions = _columns(robot.action, {
             topic: hold(samples, grid[:-1]) for topic, samples in segment.commands.items()})
-        known = np.all([np.searchsorted(samples.stamps_ns, grid[:-1], side='right') > 0
+        known = np.all([is_commanded(samples, grid[:-1], robot.dt_ns)
                         for samples in segment.commands.values()], axis=0)
         good = known & np.isfinite(actions).all(axis=1)
         losses.without_command += int((~known).sum())
@@ -141,6 +142,18 @@ def interpolate(samples: Samples, grid_ns: np.ndarray) -> np.ndarray:
         exact = np.abs(samples.stamps_ns[index] - grid_ns) <= SNAP_NS
         values[exact] = samples.values[index[exact]]
     return values
+
+
+def is_commanded(samples: Samples, grid_ns: np.ndarray, dt_ns: int) -> np.ndarray:
+    """
+    Return whether a command is known to act at each grid time, shape (T,).
+
+    There must be one, and it must be younger than five control periods: robots let go of a command
+    that is not repeated, so what acted later is not known.
+    """
+    index = np.searchsorted(samples.stamps_ns, grid_ns, side='right') - 1
+    age_ns = grid_ns - samples.stamps_ns[np.maximum(index, 0)] if len(samples.stamps_ns) else 0
+    return (index >= 0) & (age_ns < COMMAND_LIFE_STEPS * dt_ns)
 
 
 def hold(samples: Samples, grid_ns: np.ndarray) -> np.ndarray:

@@ -66,7 +66,8 @@ def check(model: onnx.ModelProto, ensemble: Ensemble, state: np.ndarray,
     Returns
     -------
     float
-        Largest difference of mean and std, in units of each field's typical step.
+        Largest relative difference: of the mean to the largest value of its field, of the std to
+        the field's typical step.
 
     Raises
     ------
@@ -82,10 +83,11 @@ def check(model: onnx.ModelProto, ensemble: Ensemble, state: np.ndarray,
     found = session.run(['mean', 'std'], {'observation': observation, 'action': command})
     with torch.no_grad():
         expected = ensemble(torch.from_numpy(observation), torch.from_numpy(command))
-    # Near float32's own resolution the state itself, not the model, sets the scale.
-    scale = np.maximum(ensemble.arrays()['target_std'], np.abs(state).max(axis=0))
+    # The mean is the state plus a step: near float32's resolution the state sets its scale.
+    step = ensemble.arrays()['target_std']
+    scales = (np.maximum(step, np.abs(state).max(axis=0)), step)
     error = max(float((np.abs(a - b.numpy()) / scale).max())
-                for a, b in zip(found, expected, strict=True))
+                for a, b, scale in zip(found, expected, scales, strict=True))
     if not error <= TOLERANCE:
         raise ModelError(f'export refused: ONNX Runtime and torch differ by {error:.2e} '
                          f'(allowed {TOLERANCE:.0e}). Please report this with the versions that '

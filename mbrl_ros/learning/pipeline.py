@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import json
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -62,6 +63,11 @@ def train_model(dataset: Dataset, config: TrainingConfig, seed: int, output: Pat
         If the data are too few, training diverges, or the export differs from torch.
 
     """
+    try:
+        output.mkdir(parents=True, exist_ok=True)  # now, not after minutes of training
+    except OSError as error:
+        raise ModelError(f'{output}: cannot be a folder: {error.strerror}. Choose another '
+                         '--output.') from error
     torch.use_deterministic_algorithms(True)
     robot = dataset.robot
     training, holdout = dataset.split_holdout(config.holdout_fraction, seed)
@@ -109,7 +115,7 @@ def _load_weights(folder: Path | None) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BadZipFile) as error:
         raise ModelError(f'warm start: {path}: {error}. Give the folder that an earlier '
                          '`mbrl-ros train --output` wrote.') from error
 

@@ -147,13 +147,13 @@ class ManagedNode(LifecycleNode):
 
 def run(factory: Callable[[], ManagedNode]) -> int:
     """
-    Run one node as a process until SIGINT or SIGTERM.
+    Run one node as a process until it is told to end, by Ctrl-C or by a terminal that closes.
 
     Signals are ours, not rclpy's: rclpy would close the context first, and the safe value could no
     longer be published.
     """
     stop: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, lambda received, frame: stop.append(received))
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
@@ -168,7 +168,7 @@ def run(factory: Callable[[], ManagedNode]) -> int:
     try:
         if node.get_parameter('autostart').value and (
                 node.trigger_configure() != TransitionCallbackReturn.SUCCESS
-                or node.trigger_activate() != TransitionCallbackReturn.SUCCESS):
+                or (not stop and node.trigger_activate() != TransitionCallbackReturn.SUCCESS)):
             status = 1
         while not stop and not status:
             executor.spin_once(timeout_sec=0.1)

@@ -15,6 +15,7 @@ from rclpy.duration import Duration
 from rclpy.publisher import Publisher
 from trajectory_msgs.msg import JointTrajectory
 
+from mbrl_ros.control import exploration
 from mbrl_ros.control.build import build_pilot, Built, PilotConfig
 from mbrl_ros.control.inbox import ObservationInbox
 from mbrl_ros.control.tick import Tick
@@ -39,7 +40,7 @@ from mbrl_ros.planning import config_class, load_planning, RolloutConfig
 
 
 class ControllerParams(NodeParams):
-    """Parameters of the controller, beside `rollout.*` and those of the planner (`cem.*`)."""
+    """Parameters of the controller, beside those of its rollouts and its planner or signal."""
 
     task: str = Field('cartpole_swingup', description='Task spec: a shipped name or a .yaml path')
     mode: Literal['drive', 'collect'] = Field(
@@ -77,7 +78,7 @@ class MpcController(ManagedNode):
     def __init__(self) -> None:
         super().__init__('mpc_controller', ControllerParams)
         self._subscriptions_made: list[Any] = []
-        self._planner = ''
+        self._declared_for: tuple[str, ...] = ()
 
     def configure(self) -> None:
         """Verify the model against the robot, compile, open the runtime and warm up."""
@@ -118,6 +119,7 @@ class MpcController(ManagedNode):
         self._inbox.forget()
         self._built.pilot.forget()
         self._last = None
+        self._counts['crashed'] = 0
         self._stop = Event()
         # The first command, so that what is in flight is known: the pilot assumes safe values.
         self._send(self._robot.safe_value)
@@ -150,24 +152,29 @@ class MpcController(ManagedNode):
 
     def _build(self, p: ControllerParams) -> Built:
         planning = load_planning(p.planner)
-        kind = config_class(planning.planner)
-        prefix = f'{planning.planner}.'
-        if p.planner != self._planner:  # another file, other defaults
-            self._undeclare_planner()
-        self._planner = p.planner
-        params.declare(self, RolloutConfig, 'rollout.', planning.rollout.model_dump())
-        params.declare(self, kind, prefix, planning.params)
-        self.params_models |= {'rollout.': RolloutConfig, prefix: kind}
+        if p.mode == 'collect':
+            source, model = p.signal, Path()
+            kind, defaults = exploration.config_class(source), {}
+        else:
+            source, model = planning.planner, find_model(p.model or self._robot.name)
+            kind, defaults = config_class(source), planning.params
+        if (p.mode, p.signal, p.planner) != self._declared_for:  # other parameters, or defaults
+            self._undeclare_plugins()
+        self._declared_for = (p.mode, p.signal, p.planner)
+        prefix = f'{source}.'
+        for start, section, values in (('rollout.', RolloutConfig, planning.rollout.model_dump()),
+                                       (prefix, kind, defaults)):
+            params.declare(self, section, start, values)
+            self.params_models[start] = section
         deadline_s = None if p.lockstep else p.deadline * self._robot.dt_s
-        model = find_model(p.model or self._robot.name) if p.mode == 'drive' else Path()
         return build_pilot(self._robot, self._task, PilotConfig(
             model=model, signal=p.signal if p.mode == 'collect' else '',
-            planner=planning.planner, planner_config=params.read(self, kind, prefix),
+            planner=planning.planner, source_config=params.read(self, kind, prefix),
             rollout=params.read(self, RolloutConfig, 'rollout.'), provider=p.provider,
             delay_steps=p.actuation_delay_steps, deadline_s=deadline_s,
             max_spread=p.max_spread, seed=p.seed))
 
-    def _undeclare_planner(self) -> None:
+    def _undeclare_plugins(self) -> None:
         for prefix in [prefix for prefix in self.params_models if prefix]:
             for field in self.params_models.pop(prefix).model_fields:
                 if self.has_parameter(prefix + field):
@@ -246,6 +253,9 @@ class MpcController(ManagedNode):
             values['plan_ms'] = ' '.join(f'{time_ms:.6g}' for time_ms in times_ms)
         if decision is not None and decision.tick == tick.index:  # not the rest of an older plan
             values |= {'spread': decision.spread, 'cost': decision.prediction.cost}
+            shares = self._task.weights * decision.prediction.terms
+            values |= {f'cost.{term.label}': float(share)
+                       for term, share in zip(self._task.cost, shares, strict=True)}
             self._plan_publisher.publish(self._plan_message.build(
                 decision, stamp_ns, self.params.actuation_delay_steps))
         level = ERROR if verdict.safe else WARN if verdict.reason or tick.missed else OK
@@ -278,7 +288,8 @@ class MpcController(ManagedNode):
             return WARN, f'{fresh_refused} messages refused since the last report', values
         if not np.isfinite(age):
             return (WARN if self.is_active else OK), 'no message yet', values
-        return OK, 'received', values
+        problem = self._inbox.problem()
+        return (ERROR if problem else OK), problem or 'received', values
 
     def _report_model(self) -> Report:
         decision = self._last.decision if self._last is not None else None

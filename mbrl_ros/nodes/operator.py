@@ -60,7 +60,8 @@ class Operator:
 
     def __init__(self, robot: RobotSpec, options: NodeOptions,
                  extra: Mapping[str, Mapping[str, Any]], logs: Path) -> None:
-        self._options, self._extra, self._logs = options, extra, logs
+        self._robot, self._options = robot, options
+        self._extra, self._logs = extra, logs
         self._entries = GROUPS['demo']
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._changed = Condition()
@@ -80,6 +81,7 @@ class Operator:
     def __enter__(self) -> 'Operator':
         """Start the processes and wait until each can be spoken to."""
         self._thread.start()
+        self._refuse_company()
         self._logs.mkdir(parents=True, exist_ok=True)
         try:
             for entry in self._entries:
@@ -99,6 +101,19 @@ class Operator:
                  trace: TracebackType | None) -> None:
         """Stop the nodes: the controller first, so that it leaves the robot safe."""
         self.close()
+
+    def _refuse_company(self) -> None:
+        """Refuse to start beside a robot or a controller that uses the same topics."""
+        time.sleep(SETTLE_S)
+        for topic in (*self._robot.observation_topics(), *self._robot.action_topics()):
+            others = self._node.get_publishers_info_by_topic(topic) \
+                + self._node.get_subscriptions_info_by_topic(topic)
+            names = sorted({info.node_name for info in others} - {self._node.get_name()})
+            if names:
+                self.close()
+                raise OperationError(
+                    f"somebody else is on topic '{topic}': {', '.join(names)}. Stop it, or choose "
+                    'another ROS_DOMAIN_ID.')
 
     def close(self) -> None:
         """Interrupt each process, wait for it, and leave DDS."""
@@ -150,13 +165,13 @@ class Operator:
         """Call a SetBool service and return its message."""
         return self._checked(node, service, SetBool, SetBool.Request(data=on))
 
-    def wait_until_connected(self, robot: RobotSpec) -> None:
+    def wait_until_connected(self) -> None:
         """Wait until every node has found the topics it needs, so that no message is lost."""
         deadline = time.monotonic() + START_TIMEOUT_S
         # Observations go to logger, controller and operator; commands to robot and logger.
-        wanted = {**dict.fromkeys(robot.observation_topics(), 2),
-                  **dict.fromkeys(robot.action_topics(), 2)}
-        wanted[robot.observation[0].topic] = 3
+        wanted = {**dict.fromkeys(self._robot.observation_topics(), 2),
+                  **dict.fromkeys(self._robot.action_topics(), 2)}
+        wanted[self._robot.observation[0].topic] = 3
         while any(self._node.count_subscribers(topic) < count for topic, count in wanted.items()) \
                 or any(self._node.count_publishers(topic) < 1 for topic in wanted):
             self._check_alive()

@@ -1,8 +1,9 @@
 """ROS parameters generated from a pydantic model: one source for type, default, range and help."""
 
+import math
 from typing import Any, get_args, TypeVar
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from pydantic import ValidationError
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
@@ -12,6 +13,7 @@ from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.yaml_file import describe, Strict
 
 T = TypeVar('T', bound=Strict)
+MOST_INT = 2**62  # a float, on the way, would round 2**63 - 1 up
 
 
 def declare(node: Node, model: type[Strict], prefix: str = '',
@@ -40,23 +42,35 @@ def declare(node: Node, model: type[Strict], prefix: str = '',
         if node.has_parameter(prefix + name):
             continue
         value = (defaults or {}).get(name, field.default)
-        low: Any = next((m.ge for m in field.metadata if isinstance(m, Ge)), None)
-        high: Any = next((m.le for m in field.metadata if isinstance(m, Le)), None)
+        low, high = _bounds(field.metadata)
         descriptor = ParameterDescriptor(description=field.description or '')
         choices = [arg for arg in get_args(field.annotation) if isinstance(arg, str)]
         if choices:
             descriptor.additional_constraints = 'one of: ' + ', '.join(choices)
-        if isinstance(value, float) and low is not None and high is not None:
-            descriptor.floating_point_range = [
-                FloatingPointRange(from_value=float(low), to_value=float(high))]
-        elif isinstance(value, int) and not isinstance(value, bool) \
-                and low is not None and high is not None:
-            descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high))]
+        is_bounded = low > -math.inf or high < math.inf
+        if is_bounded and isinstance(value, float):
+            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+        elif is_bounded and isinstance(value, int):
+            descriptor.integer_range = [IntegerRange(
+                from_value=int(max(low, -MOST_INT)), to_value=int(min(high, MOST_INT)))]
         try:
             node.declare_parameter(prefix + name, value, descriptor)
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             # A value from the command line or a parameter file.
             raise SpecError(f'{node.get_name()} parameter {prefix + name}: {error}') from error
+
+
+def _bounds(metadata: list[Any]) -> tuple[float, float]:
+    """Return the smallest and largest value that the metadata of a field allow."""
+    low, high = -math.inf, math.inf
+    for bound in metadata:
+        if isinstance(bound, Ge):
+            low = float(bound.ge)  # type: ignore[arg-type]
+        elif isinstance(bound, Gt):
+            low = float(bound.gt)  # type: ignore[arg-type]  # pydantic refuses the bound itself
+        elif isinstance(bound, Le):
+            high = float(bound.le)  # type: ignore[arg-type]
+    return low, high
 
 
 def read(node: Node, model: type[T], prefix: str = '',

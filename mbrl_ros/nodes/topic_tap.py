@@ -59,6 +59,9 @@ class TopicTap:
             self.offered = [describe_qos(profile) for profile in profiles]
         if self._subscription is not None and wanted == self._qos:
             return
+        if self._subscription is not None:
+            self._node.get_logger().warning(
+                f'{self.topic}: the publishers offer another QoS now; subscribing anew')
         self.close()
         self._qos = wanted
         self._subscription = self._node.create_subscription(
@@ -81,7 +84,7 @@ class TopicTap:
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         self._node.get_logger().warning(
             f'{self.topic}: a publisher offers a QoS incompatible with the subscription '
-            f'({policy}); subscribing anew')
+            f'({policy}); subscribing anew as soon as the graph shows it')
 
     def _on_lost(self, event: Any) -> None:
         self.num_lost += event.total_count_change

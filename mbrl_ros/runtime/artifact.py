@@ -13,7 +13,8 @@ from mbrl_ros.core.errors import ModelError
 from mbrl_ros.core.robot import RobotSpec
 
 METADATA_KEY = 'mbrl_ros'
-REQUIRED = ('signature', 'signature_hash', 'members', 'step_std', 'state_std', 'spread_p99')
+REQUIRED = ('signature', 'signature_hash', 'members', 'step_std', 'state_std', 'spread_p99',
+            'horizon')
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,10 @@ def load(path: Path, robot: RobotSpec) -> Artifact:
     missing = [key for key in REQUIRED if key not in metadata]
     if missing:
         raise ModelError(f'{path}: metadata lacks {", ".join(missing)}. Train the model anew.')
+    if metadata['signature_hash'] != robot.signature_hash() \
+            and metadata['signature'] == robot.signature():
+        raise ModelError(f'{path}: the signature in its metadata does not match its own hash: '
+                         'the file was changed. Copy it again, or train anew.')
     differences = _differences(metadata['signature'], robot.signature())
     if differences:
         raise ModelError(f"{path}: trained for another robot than '{robot.name}':\n  "

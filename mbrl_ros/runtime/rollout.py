@@ -15,10 +15,16 @@ from mbrl_ros.runtime.ort import open_session, Provider
 
 @dataclass(frozen=True)
 class Draw:
-    """Random numbers all candidates share: noise (H, K, S), permutation (H, K)."""
+    """
+    What all candidates of one plan share.
+
+    Random numbers, noise (H, K, S) and permutation (H, K), and the goal (G,) as it was when the
+    plan began: a goal that changes meanwhile must not split one ranking in two.
+    """
 
     noise: np.ndarray
     permutation: np.ndarray
+    goal: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -82,11 +88,11 @@ class Rollout:
         self._goal = np.asarray(goal, np.float32)
 
     def draw(self, rng: np.random.Generator) -> Draw:
-        """Draw the random numbers of one plan."""
+        """Draw the random numbers of one plan, and take down its goal."""
         shape = (self.horizon, self.particles)
         order = np.tile(np.arange(self.particles), (self.horizon, 1))
         return Draw(rng.standard_normal((*shape, self._num_state), dtype=np.float32),
-                    rng.permuted(order, axis=1))
+                    rng.permuted(order, axis=1), self._goal)
 
     def costs(self, state: np.ndarray, actions: np.ndarray, draw: Draw) -> np.ndarray:
         """
@@ -121,7 +127,7 @@ class Rollout:
     def _run(self, outputs: list[str], state: np.ndarray, actions: np.ndarray,
              draw: Draw) -> list[np.ndarray]:
         feeds = {'state': state.astype(np.float32), 'actions': actions, 'noise': draw.noise,
-                 'goal': self._goal, 'weights': self._weights}
+                 'goal': draw.goal, 'weights': self._weights}
         if self.propagation == 'ts1':
             feeds['permutation'] = draw.permutation
         return self._session.run(outputs, feeds)

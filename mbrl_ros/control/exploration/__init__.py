@@ -12,6 +12,7 @@ import numpy as np
 
 from mbrl_ros.core import plugins
 from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.core.yaml_file import Strict
 
 
 class Signal(Protocol):
@@ -21,7 +22,12 @@ class Signal(Protocol):
         """Return the action of the next control period, shape (A,), inside the limits."""
 
 
-def make_signal(name: str, robot: RobotSpec, generator: np.random.Generator) -> Signal:
-    """Build a signal by its name; an unknown name is refused with the known ones."""
-    module = plugins.find(sys.modules[__name__], name)
-    return module.Signal(module.Config(), robot, generator)
+def config_class(name: str) -> type[Strict]:
+    """Return the Config of a signal by its name; an unknown one is refused with the known."""
+    return plugins.find(sys.modules[__name__], name).Config
+
+
+def make_signal(name: str, config: Strict, robot: RobotSpec,
+                generator: np.random.Generator) -> Signal:
+    """Build a signal from its name, its Config and the robot whose limits it keeps to."""
+    return plugins.find(sys.modules[__name__], name).Signal(config, robot, generator)

@@ -11,7 +11,7 @@ class Config(Strict):
     """Parameters of the Ornstein-Uhlenbeck signal."""
 
     correlation_s: float = Field(0.3, gt=0, description='Time [s] over which it forgets')
-    std: float = Field(0.25, gt=0, description='Stationary std, as a share of the range')
+    std: float = Field(0.25, gt=0, le=1, description='Stationary std, as a share of the range')
 
 
 class Signal:

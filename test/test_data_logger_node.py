@@ -209,10 +209,11 @@ def test_recorded_actions_are_those_that_acted(start, record, call, spin, eventu
     reset_client = robot.create_client(Trigger, '/sim_robot/reset_world')
     pause_client = robot.create_client(SetBool, '/sim_robot/set_pause')
     commands = robot.create_publisher(Float64MultiArray, COMMANDS, 10)
-    efforts = []
+    efforts, acted = [], {}
 
     def answer(message):
         efforts.append(message.effort[0])
+        acted[tuple(message.position)] = message.effort[0] / FORCE_PER_ACTION
         commands.publish(Float64MultiArray(data=[0.01 * len(efforts)]))
     robot.create_subscription(JointState, 'joint_states', answer, 10)
     logger = start(robot, use_sim_time=lockstep)
@@ -229,13 +230,14 @@ def test_recorded_actions_are_those_that_acted(start, record, call, spin, eventu
             assert call(reset_client, Trigger.Request()).success
             assert call(episode_client, Trigger.Request()).success
     assert record(robot, False).success
-    acted = np.array(efforts).reshape(2, 31)[:, 1:] / FORCE_PER_ACTION
     episodes = load_dataset([tmp_path / 'bag'], load_robot('cartpole')).episodes
-    assert len(episodes) == 2
-    for episode, expected in zip(episodes, acted, strict=True):
-        # In real time nothing was commanded before the first answer: those steps are dropped.
-        assert episode.num_steps == 30 if lockstep else episode.num_steps >= 28
-        np.testing.assert_allclose(episode.actions[:, 0], expected[-episode.num_steps:])
+    steps = [episode.num_steps for episode in episodes]
+    # In real time nothing was commanded before the first answer: those steps are dropped. A busy
+    # machine may also shift the robot's grid, where the dataset splits.
+    assert steps == [30, 30] if lockstep else 40 <= sum(steps) <= 60
+    for episode in episodes:
+        np.testing.assert_allclose(episode.actions[:, 0], [
+            acted[tuple(state[:2])] for state in episode.states[1:]])
 
 
 def test_silence_is_an_error_in_log_and_diagnostics(start, record, eventually, logged):

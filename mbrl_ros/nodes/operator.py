@@ -23,6 +23,7 @@ from rclpy.client import Client
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import SetBool, Trigger
 
 from mbrl_ros.core.errors import MbrlError
@@ -67,7 +68,8 @@ class Operator:
         self._changed = Condition()
         self._num_observations = 0
         self.ticks: list[dict[str, str]] = []
-        rclpy.init()
+        # Ctrl-C is Python's: rclpy would close the context under a call that waits.
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         self._node = rclpy.create_node('mbrl_operator', namespace=options.namespace or None)
         pacer = robot.observation[0]
         self._node.create_subscription(message_class(pacer.type), pacer.topic,
@@ -215,7 +217,6 @@ class Operator:
             self._check_alive()
 
     def _spin(self) -> None:
-        # rclpy's own signal handler shuts the context down on Ctrl-C.
         with suppress(ExternalShutdownException):
             self._executor.spin()
 

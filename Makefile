@@ -31,14 +31,14 @@ types: .venv/installed
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python $(PIP_INSTALL) $(TORCH)
 	.venv/bin/python $(PIP_INSTALL) -c constraints.txt -c constraints-kilted.txt \
-	    -e '.[ros,cpu,train,test]'
+	    -e '.[ros,cpu,openvino,train,test]'
 	touch $@
 
 .venv-jazzy/installed: $(METADATA) constraints-jazzy.txt
 	test -x .venv-jazzy/bin/python || $(PYTHON) -m venv .venv-jazzy
 	.venv-jazzy/bin/python $(PIP_INSTALL) $(TORCH)
 	.venv-jazzy/bin/python $(PIP_INSTALL) -c constraints.txt -c constraints-jazzy.txt \
-	    -e '.[ros,cpu,train,test]'
+	    -e '.[ros,cpu,openvino,train,test]'
 	touch $@
 
 # An environment of its own: colcon holds setuptools back, and brings pytest plug-ins.
@@ -65,6 +65,6 @@ colcon: .venv/installed .venv-colcon/installed
 	    "from mbrl_ros.core.paths import share_dir as s; assert str(s()).startswith('$(COLCON_INSTALL)'), s()"
 
 clean:
-	rm -rf .venv .venv-jazzy .venv-colcon build install log out *.egg-info
+	rm -rf .venv .venv-jazzy .venv-colcon .venv-mbrl-lib build install log out *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -60,6 +60,8 @@ setup(
         # environment takes one, and no default: a default would force the CPU build on the GPU.
         'cpu': ['onnxruntime>=1.22,<2'],
         'gpu': ['onnxruntime-gpu[cuda,cudnn]>=1.22,<2'],
+        # A second runtime for the CPU, faster where the processor has bf16.
+        'openvino': ['openvino>=2026.1,<2027'],
         # Torch trains and exports. The controller never imports it, so a robot's computer can do
         # without its gigabytes.
         'train': ['torch>=2.6,<3'],

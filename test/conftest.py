@@ -21,6 +21,14 @@ def _is_free(domain):
     return True
 
 
+@pytest.fixture(scope='session', autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep compiled graphs of the tests, and of processes they start, out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+        yield
+
+
 @pytest.fixture
 def ros_domain(monkeypatch):
     """Return an unused ROS_DOMAIN_ID in 1..100, set for this process and its children."""

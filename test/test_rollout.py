@@ -1,7 +1,13 @@
 """The compiled rollout against an independent reference, one particle at a time."""
 
+from concurrent.futures import ThreadPoolExecutor
+import itertools
+import threading
+import time
+
 from fakes import artifact_of, cart, cart_model, cart_task, linear_model
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -13,10 +19,13 @@ from mbrl_ros.learning import export
 from mbrl_ros.learning.ensemble import Ensemble
 from mbrl_ros.runtime.compile import compile_rollout
 from mbrl_ros.runtime.dynamics import Dynamics
-from mbrl_ros.runtime.ort import open_session
+from mbrl_ros.runtime.ort import open_ort
+from mbrl_ros.runtime.providers import Form
 from mbrl_ros.runtime.rollout import Draw, Rollout
+from mbrl_ros.runtime.trunk import halve
 
 HORIZON = 5
+PLAIN = Form()
 
 
 @pytest.fixture(scope='module')
@@ -37,6 +46,10 @@ def make_ensemble(robot, members):
     ensemble.input_mean.fill_(0.1)
     ensemble.input_std.fill_(2.0)
     return ensemble
+
+
+def small_model(robot):
+    return artifact_of(export.to_onnx(make_ensemble(robot, 2), 4, 1), robot, 2)
 
 
 def reference(ensemble, state, actions, draw, propagation, goal, weights):
@@ -65,6 +78,11 @@ def reference(ensemble, state, actions, draw, propagation, goal, weights):
                 total += (weights[0] * -reward + weights[1] * action[0]**2) / particles
         costs.append(total)
     return np.array(costs)
+
+
+def session_of(model, robot, task, particles, propagation='ts_infinity', form=PLAIN):
+    graph = compile_rollout(model, robot, task, particles, propagation, form)
+    return open_ort(graph.SerializeToString(), 'CPUExecutionProvider')
 
 
 def problem(robot, population, seed):
@@ -96,7 +114,7 @@ def test_the_two_schemes_differ(robot, task):
     model = artifact_of(export.to_onnx(ensemble, 4, 1), robot, 2)
     state, actions = problem(robot, 3, 0)
     one, other = (Rollout(model, robot, task, 4, kind) for kind in ('ts_infinity', 'ts1'))
-    draw = one.draw(np.random.default_rng(0))
+    draw = other.draw(np.random.default_rng(0))
     assert np.abs(one.costs(state, actions, draw) - other.costs(state, actions, draw)).min() > 1e-4
     # With the identity as permutation TS1 is TS-infinity.
     still = Draw(draw.noise, np.tile(np.arange(4), (HORIZON, 1)), draw.goal)
@@ -107,7 +125,8 @@ def test_the_two_schemes_differ(robot, task):
 
 
 def test_draw_is_normal_noise_and_permutations():
-    rollout = Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(horizon=50), 20)
+    rollout = Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(horizon=50), 20,
+                      'ts1')
     draw = rollout.draw(np.random.default_rng(0))
     assert draw.noise.shape == (50, 20, 2)
     # 2000 draws: the mean's std is 0.022, that of the std 0.016; five of each allowed.
@@ -120,7 +139,7 @@ def test_draw_is_normal_noise_and_permutations():
 
 
 def test_tiles_do_not_change_the_result(robot, task):
-    model = artifact_of(export.to_onnx(make_ensemble(robot, 2), 4, 1), robot, 2)
+    model = small_model(robot)
     state, actions = problem(robot, 41, 0)
     found = []
     for threads in (1, 2, 3, 64):
@@ -149,8 +168,7 @@ def test_prediction_and_costs_agree():
 
 def test_goal_and_weights_are_inputs():
     robot, task = cart(), cart_task(horizon=2)
-    session = open_session(compile_rollout(artifact_of(cart_model(), robot, 2), robot, task, 2,
-                                           'ts_infinity'))
+    session = session_of(artifact_of(cart_model(), robot, 2), robot, task, 2)
 
     def cost(goal, weights):
         feeds = {'state': [0.0, 1.0], 'actions': [[[1.0], [2.0]]], 'noise': np.zeros((2, 2, 2)),
@@ -182,26 +200,133 @@ def test_a_new_goal_is_that_of_the_next_plan():
 
 def test_particles_are_shared_out_evenly():
     with pytest.raises(SpecError, match=r'particles: 5 .* 2 members; allowed: multiples of 2'):
-        compile_rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 5,
-                        'ts_infinity')
+        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 5)
 
 
 @pytest.mark.skipif('CUDAExecutionProvider' in onnxruntime.get_available_providers(),
                     reason='this ONNX Runtime has CUDA')
 def test_a_missing_provider_is_refused_with_what_there_is():
     with pytest.raises(ProviderError) as caught:
-        open_session(cart_model(), 'cuda')
+        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 2, provider='cuda')
     for part in ("'cuda'", 'CUDAExecutionProvider', 'CPUExecutionProvider', 'onnxruntime-gpu'):
         assert part in str(caught.value)
 
 
-def test_weights_are_kept_once(robot, task):
-    model = compile_rollout(artifact_of(export.to_onnx(make_ensemble(robot, 2), 4, 1), robot, 2),
-                            robot, task, 2, 'ts_infinity')
+def test_an_unknown_provider_is_answered_with_the_known():
+    with pytest.raises(SpecError, match=r"providers: unknown name 'tpu'. Known: cpu, cuda"):
+        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 2, provider='tpu')
+
+
+def test_an_unknown_precision_is_answered_with_the_known():
+    with pytest.raises(ProviderError, match=r"'cpu' knows no precision 'int8'; .* float32"):
+        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 2, precision='int8')
+
+
+@pytest.mark.parametrize('propagation', ['ts_infinity', 'ts1'])
+@pytest.mark.parametrize('form', [Form(*flags) for flags in itertools.product(
+    (False, True), (False, True), ('float32', 'float16'))], ids=repr)
+def test_every_form_is_the_same_function(robot, task, form, propagation):
+    model = small_model(robot)
+    rollout = Rollout(model, robot, task, 4, propagation)
+    state, actions = problem(robot, 7, 0)
+    draw = rollout.draw(np.random.default_rng(0))
+    expected = rollout.costs(state, actions, draw)
+    feeds = {'state': state, 'actions': actions, 'noise': draw.noise, 'goal': draw.goal,
+             'weights': task.weights}
+    feeds = {name: array.astype(np.float32) for name, array in feeds.items()}
+    if propagation == 'ts1':
+        feeds['permutation'] = draw.permutation
+    found = session_of(model, robot, task, 4, propagation, form).run(['cost'], feeds)[0]
+    # float16 has 11 bits: 5e-4 relative in each layer's result, of costs of a few units.
+    np.testing.assert_allclose(found, expected, atol=1e-5 if form.trunk == 'float32' else 1e-2)
+    rollout.close()
+
+
+def test_an_error_in_one_tile_leaves_no_tile_running(robot, task):
+    model = small_model(robot)
+    rollout = Rollout(model, robot, task, 4, threads=2)
+    session, running = rollout._session, []
+
+    class Failing:
+        def run(self, outputs, feeds):
+            running.append(1)
+            if threading.current_thread() is threading.main_thread():
+                raise RuntimeError('out of memory')
+            time.sleep(0.05)
+            found = session.run(outputs, feeds)
+            running.pop()
+            return found
+    rollout._session = Failing()
+    state, actions = problem(robot, 40, 0)
+    with pytest.raises(RuntimeError, match='out of memory'):
+        rollout.costs(state, actions, rollout.draw(np.random.default_rng(0)))
+    assert len(running) == 1  # the one that failed
+    rollout.close()
+
+
+def test_predictions_and_costs_at_the_same_time(robot, task):
+    model = small_model(robot)
+    rollout = Rollout(model, robot, task, 4, threads=2)
+    state, actions = problem(robot, 40, 0)
+    draw = rollout.draw(np.random.default_rng(0))
+    costs = rollout.costs(state, actions, draw)
+    expected = rollout.predict(state, actions[3], draw)
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(20):
+            planned = pool.submit(rollout.costs, state, actions, draw)
+            foreseen = pool.submit(rollout.predict, state, actions[3], draw)
+            np.testing.assert_array_equal(planned.result(), costs)
+            np.testing.assert_array_equal(foreseen.result().states, expected.states)
+    rollout.close()
+
+
+def test_float16_bears_fields_of_any_size(robot, task):
+    # Inputs that vary by 1e5 (pascals, say) and steps of 1e-5: neither fits float16.
+    ensemble = make_ensemble(robot, 2)
+    ensemble.input_std.fill_(1e5)
+    ensemble.target_std.fill_(1e-5)
+    model = artifact_of(export.to_onnx(ensemble, 4, 1), robot, 2)
+    rng = np.random.default_rng(0)
+    feeds = {'observation': rng.normal(size=(2, 50, 4)) * 2e5, 'action': np.zeros((2, 50, 1))}
+    feeds = {name: array.astype(np.float32) for name, array in feeds.items()}
+    plain, half = (open_ort(graph.SerializeToString(), 'CPUExecutionProvider').run(None, feeds)
+                   for graph in (model.model, halve(model.model)))
+    assert np.isfinite(half[0]).all()
+    np.testing.assert_allclose(half[1], plain[1], rtol=1e-3)
+
+
+def test_calibration_takes_the_fastest_tiles(robot, task):
+    model = small_model(robot)
+    rollout = Rollout(model, robot, task, 4, threads=2)
+    state, actions = problem(robot, 64, 0)
+    draw = rollout.draw(np.random.default_rng(0))
+    before = rollout.costs(state, actions, draw)
+    times = rollout.calibrate(state, actions, draw)
+    # Two threads: 2, 4 and 8 tiles of 32, 16 and 8 candidates.
+    assert list(times) == [2, 4, 8]
+    assert rollout.num_tiles == min(times, key=times.get)
+    np.testing.assert_allclose(rollout.costs(state, actions, draw), before, rtol=1e-5, atol=1e-6)
+    rollout.close()
+
+
+def test_the_graph_is_float32_without_shape_arithmetic(robot, task):
+    model = small_model(robot)
+    for propagation in ('ts_infinity', 'ts1'):
+        graph = compile_rollout(model, robot, task, 4, propagation, PLAIN).graph
+        assert {node.op_type for node in graph.node} & {'Shape', 'Size', 'Cast', 'Loop'} == set()
+        types = {node.attribute[0].t.data_type for node in graph.node
+                 if node.op_type == 'Constant'}
+        assert types == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+
+
+@pytest.mark.parametrize('form', [Form(), Form(split_members=True)])
+def test_weights_are_kept_once(robot, task, form):
+    model = compile_rollout(small_model(robot), robot, task, 2, 'ts_infinity', form)
     large = [node for node in model.graph.node if node.op_type == 'Constant'
-             and len(node.attribute[0].t.raw_data) >= 2 * 6 * 16 * 4]
-    # Three weight matrices (6 features: x, two velocities, sin, cos, force), whatever the horizon.
-    assert len(large) == 3
+             and len(node.attribute[0].t.raw_data) >= 6 * 16 * 4]
+    # Three weight matrices (6 features: x, two velocities, sin, cos, force), whatever the horizon;
+    # of two members if they are split.
+    assert len(large) == (6 if form.split_members else 3)
 
 
 # A state that leaves the range of float32 (1e30 a step, squared) or is no number from the start.

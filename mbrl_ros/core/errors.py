@@ -22,7 +22,7 @@ class ProviderError(MbrlError):
 
 
 class PlanningError(MbrlError):
-    """A plan could not be computed from the costs that came back."""
+    """A plan cannot be made from the costs that came back, or not within the period."""
 
 
 class ObservationError(MbrlError):

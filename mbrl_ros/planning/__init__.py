@@ -82,7 +82,7 @@ class Planner(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """A computed plan: sequence (H, A), the planner's state, its cost and rejected candidates."""
+    """A computed plan: sequence (H, A), the planner's state, number of rejected candidates."""
 
     actions: np.ndarray
     state: Any
@@ -109,12 +109,12 @@ def optimise(planner: Planner, state: Any, noise: Noise,
         If too few costs are finite.
 
     """
-    rejected = 0
+    found = []
     for _ in range(planner.num_iterations):
         actions = planner.sample(state, noise)
-        cost = costs(actions)
-        rejected += int(np.count_nonzero(~np.isfinite(cost)))
-        state = planner.update(state, actions, cost)
+        found.append(costs(actions))
+        state = planner.update(state, actions, found[-1])
+    rejected = int(np.count_nonzero(~np.isfinite(np.concatenate(found))))
     return Plan(planner.solution(state), state, rejected)
 
 

@@ -28,28 +28,31 @@ class GaussianNoise:
     def __init__(self, generator: np.random.Generator, horizon: int, size: int,
                  exponent: float) -> None:
         self._generator, self._horizon, self._size = generator, horizon, size
-        self._exponent = exponent
+        self._basis = None if exponent == 0.0 else _basis(horizon, exponent)
 
     def draw(self, count: int) -> np.ndarray:
         """Return `count` sequences, shape (count, H, A)."""
-        if self._exponent == 0.0:
+        if self._basis is None:
             uniform = self._generator.uniform(ndtr(-2.0), ndtr(2.0),
                                               (count, self._horizon, self._size))
             return ndtri(uniform)
-        return self._coloured(count)
+        white = self._generator.standard_normal((count, self._size, self._horizon))
+        signal: np.ndarray = (white @ self._basis).transpose(0, 2, 1)
+        return signal
 
-    def _coloured(self, count: int) -> np.ndarray:
-        steps = self._horizon
-        frequency = np.fft.rfftfreq(steps)
-        frequency[0] = frequency[1] if steps > 1 else 1.0  # the mean shares the lowest scale
-        amplitude = frequency ** (-self._exponent / 2.0)
-        shape = (count, self._size, len(frequency))
-        real, imaginary = self._generator.standard_normal((2, *shape))
-        # A real signal has real coefficients at zero and, for even length, at the last frequency.
-        edges = [0, -1] if steps % 2 == 0 else [0]
-        real[..., edges] *= np.sqrt(2.0)
-        imaginary[..., edges] = 0.0
-        signal = np.fft.irfft((real + 1j * imaginary) * amplitude, n=steps, axis=-1)
-        # Parseval: inner frequencies count twice, each with a variance of 2 amplitude^2.
-        power = 4.0 * np.sum(amplitude**2) - 2.0 * np.sum(amplitude[edges] ** 2)
-        return np.moveaxis(signal * steps / np.sqrt(power), -1, 1)
+
+def _basis(steps: int, exponent: float) -> np.ndarray:
+    """Return the sines and cosines, shape (H, H), whose normal sums have the spectrum."""
+    frequency = np.fft.rfftfreq(steps)
+    frequency[0] = frequency[1] if steps > 1 else 1.0  # the mean shares the lowest scale
+    amplitude = frequency ** (-exponent / 2.0)
+    # A real signal has real coefficients at zero and, for even length, at the last frequency.
+    edges = [0, -1] if steps % 2 == 0 else [0]
+    real = amplitude.copy()
+    real[edges] *= np.sqrt(2.0)
+    imaginary = np.diag(1j * amplitude)
+    coefficients = np.concatenate([np.diag(real), np.delete(imaginary, edges, axis=0)])
+    # Parseval: inner frequencies count twice, each with a variance of 2 amplitude^2.
+    power = 4.0 * np.sum(amplitude**2) - 2.0 * np.sum(amplitude[edges] ** 2)
+    waves: np.ndarray = np.fft.irfft(coefficients, n=steps, axis=-1)
+    return waves * steps / np.sqrt(power)

@@ -1,1 +1,5 @@
-"""From dynamics.onnx and a task to costs of action sequences, on ONNX Runtime. No torch."""
+"""From dynamics.onnx and a task to costs of action sequences, on a runtime of choice. No torch."""
+
+from typing import Literal
+
+Propagation = Literal['ts_infinity', 'ts1']

@@ -1,14 +1,11 @@
-"""ONNX Runtime sessions: the provider that was asked for, or a refusal that says why not."""
+"""ONNX Runtime sessions: on the provider that was asked for, or a refusal that says why not."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any
 
-import onnx
 import onnxruntime
 
 from mbrl_ros.core.errors import ProviderError
-
-Provider = Literal['cpu', 'cuda']
-_NAMES = {'cpu': 'CPUExecutionProvider', 'cuda': 'CUDAExecutionProvider'}
 
 
 def versions() -> tuple[str, list[str]]:
@@ -16,10 +13,10 @@ def versions() -> tuple[str, list[str]]:
     return onnxruntime.__version__, onnxruntime.get_available_providers()
 
 
-def open_session(model: onnx.ModelProto,
-                 provider: Provider = 'cpu') -> onnxruntime.InferenceSession:
+def open_ort(model: bytes, name: str, options: Mapping[str, str] | None = None
+             ) -> onnxruntime.InferenceSession:
     """
-    Open a session that runs on the given provider and on no other.
+    Open a session that runs on ONNX Runtime's provider `name` and on no other.
 
     One thread a session, without spinning: the caller runs several tiles at once on threads of its
     own, and spinning workers would take the cores from the rest of the process.
@@ -27,29 +24,22 @@ def open_session(model: onnx.ModelProto,
     Raises
     ------
     ProviderError
-        If the provider is not there: ONNX Runtime alone would quietly take the CPU.
+        If the provider does not start: ONNX Runtime alone would quietly take the CPU.
 
     """
-    name = _NAMES[provider]
-    available = onnxruntime.get_available_providers()
-    if name not in available:
-        raise ProviderError(
-            f"provider '{provider}' ({name}) is not in this ONNX Runtime "
-            f'{onnxruntime.__version__}, which has {", ".join(available)}. '
-            "Install onnxruntime-gpu for 'cuda', or set provider to 'cpu'.")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-    options.log_severity_level = 3
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    settings.inter_op_num_threads = 1
+    settings.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    settings.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options,
-                                               providers=[name])
+        session = onnxruntime.InferenceSession(model, settings,
+                                               providers=[(name, dict(options or {}))])
     except Exception as error:  # ONNX Runtime raises its own kinds, all for a failed start
-        raise ProviderError(f"provider '{provider}' did not start: {error}") from error
-    if session.get_providers()[0] != name:
+        raise ProviderError(f'{name} did not start: {error}') from error
+    taken: Any = session.get_providers()[0]
+    if taken != name:
         raise ProviderError(
-            f"provider '{provider}' was asked for, but ONNX Runtime took "
-            f'{session.get_providers()[0]}: the CUDA or cuDNN libraries do not load. '
-            "Check nvidia-smi and LD_LIBRARY_PATH, or set provider to 'cpu'.")
+            f'{name} was asked for, but ONNX Runtime took {taken}: the CUDA or cuDNN libraries do '
+            "not load. Check nvidia-smi and LD_LIBRARY_PATH, or set provider to 'cpu'.")
     return session

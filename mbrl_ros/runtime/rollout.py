@@ -1,16 +1,29 @@
 """Costs of action sequences under the learned model: the one seam between planner and model."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-import os
+from hashlib import sha256
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+import time
 
 import numpy as np
 
+from mbrl_ros import core, runtime
+from mbrl_ros import costs as cost_terms
+from mbrl_ros.core import plugins
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
+from mbrl_ros.runtime import Propagation, providers
 from mbrl_ros.runtime.artifact import Artifact
-from mbrl_ros.runtime.compile import compile_rollout, Propagation
-from mbrl_ros.runtime.ort import open_session, Provider
+from mbrl_ros.runtime.cache import cached
+from mbrl_ros.runtime.providers import Form
+
+# Tiles smaller than this are never worth the nodes they run.
+SMALLEST_TILE = 8
+CALIBRATION_RUNS, CALIBRATION_S = 5, 2.0
 
 
 @dataclass(frozen=True)
@@ -18,8 +31,8 @@ class Draw:
     """
     What all candidates of one plan share.
 
-    Random numbers, noise (H, K, S) and permutation (H, K), and the goal (G,) as it was when the
-    plan began: a goal that changes meanwhile must not split one ranking in two.
+    Random numbers, noise (H, K, S) and with TS1 permutation (H, K), and the goal (G,) as it was
+    when the plan began: a goal that changes meanwhile must not split one ranking in two.
     """
 
     noise: np.ndarray
@@ -60,23 +73,39 @@ class Rollout:
         K, a multiple of the members.
     propagation : {'ts_infinity', 'ts1'}
         Trajectory sampling scheme.
-    provider : {'cpu', 'cuda'}
-        Execution provider; refused where it is missing.
+    provider : str
+        What runs the graph: the name of a file in runtime/providers; refused where it is missing.
+    precision : str
+        One of the provider's, or '' for its default.
     threads : int
-        Tiles that run at once on the CPU; by default one a core.
+        Tiles that run at once; 0: as many as the provider can.
+
+    Attributes
+    ----------
+    provider, precision : str
+        What runs, and in which precision.
+    num_tiles : int
+        Tiles a population is cut into, at most.
+    was_cached : bool
+        True if the graph came from the cache.
 
     """
 
     def __init__(self, artifact: Artifact, robot: RobotSpec, task: TaskSpec, particles: int,
-                 propagation: Propagation = 'ts_infinity', provider: Provider = 'cpu',
-                 threads: int = 0) -> None:
-        model = compile_rollout(artifact, robot, task, particles, propagation)
+                 propagation: Propagation = 'ts_infinity', provider: str = 'cpu',
+                 precision: str = '', threads: int = 0) -> None:
+        module, self.precision = providers.find(provider, precision)
+        self.provider = provider
         self.horizon, self.particles = task.horizon, particles
         self.propagation = propagation
         self._num_state = len(robot.observation)
-        self._session = open_session(model, provider)
-        self._threads = 1 if provider == 'cuda' else threads or len(os.sched_getaffinity(0))
-        self._pool = ThreadPoolExecutor(self._threads, 'rollout')
+        graph, self.was_cached = _graph(artifact, robot, task, particles, propagation,
+                                        module.form(self.precision))
+        self._session = module.open_session(graph, self.precision)
+        self._threads = threads or module.num_parallel()
+        self.num_tiles = self._threads
+        # The calling thread runs tiles too.
+        self._pool = ThreadPoolExecutor(max(1, self._threads - 1), 'rollout')
         self._goal = task.goal_values.astype(np.float32)
         self._weights = task.weights.astype(np.float32)
 
@@ -90,9 +119,11 @@ class Rollout:
     def draw(self, rng: np.random.Generator) -> Draw:
         """Draw the random numbers of one plan, and take down its goal."""
         shape = (self.horizon, self.particles)
-        order = np.tile(np.arange(self.particles), (self.horizon, 1))
-        return Draw(rng.standard_normal((*shape, self._num_state), dtype=np.float32),
-                    rng.permuted(order, axis=1), self._goal)
+        noise = rng.standard_normal((*shape, self._num_state), dtype=np.float32)
+        order = np.empty((self.horizon, 0), np.int64)
+        if self.propagation == 'ts1':
+            order = rng.permuted(np.tile(np.arange(self.particles), (self.horizon, 1)), axis=1)
+        return Draw(noise, order, self._goal)
 
     def costs(self, state: np.ndarray, actions: np.ndarray, draw: Draw) -> np.ndarray:
         """
@@ -113,16 +144,60 @@ class Rollout:
             Cost of each; not finite where the model diverged.
 
         """
-        count = min(self._threads, len(actions))
-        tiles = np.array_split(actions.astype(np.float32), count)
-        runs = self._pool.map(lambda tile: self._run(['cost'], state, tile, draw)[0], tiles)
-        return np.concatenate(list(runs))
+        candidates = actions.astype(np.float32)
+        count = min(self.num_tiles, max(1, len(candidates) // SMALLEST_TILE))
+        edges = [len(candidates) * i // count for i in range(count + 1)]
+        tiles = [candidates[start:end] for start, end in pairwise(edges)]
+        mine, others = tiles[::self._threads], [
+            self._pool.submit(self._run_tiles, state, tiles[first::self._threads], draw)
+            for first in range(1, min(self._threads, len(tiles)))]
+        found: list[np.ndarray] = [np.empty(0)] * len(tiles)
+        try:
+            found[::self._threads] = self._run_tiles(state, mine, draw)
+        finally:
+            wait(others)  # after an error too: the next plan must find the threads free
+        for first, future in enumerate(others, start=1):
+            found[first::self._threads] = future.result()
+        return np.concatenate(found)
+
+    def calibrate(self, state: np.ndarray, actions: np.ndarray, draw: Draw) -> dict[int, float]:
+        """
+        Choose the number of tiles that is fastest here; takes a few dozen runs, or two seconds.
+
+        A tile that fits the caches runs faster, but each tile pays for all nodes of the graph
+        once. The last bits of the costs depend on the tiles: a run that must be repeatable, bit
+        for bit, is not calibrated. What runs one tile at a time is given the whole population.
+
+        Returns
+        -------
+        dict
+            Fastest time [s] of each number of tiles that was tried.
+
+        """
+        most = len(actions) // SMALLEST_TILE if self._threads > 1 else 1
+        times: dict[int, float] = {}
+        count, end = min(self._threads, max(1, most)), time.perf_counter() + CALIBRATION_S
+        while not times or (count <= most and time.perf_counter() < end):
+            self.num_tiles = count
+            spent = []
+            for _ in range(CALIBRATION_RUNS):
+                began = time.perf_counter()
+                self.costs(state, actions, draw)
+                spent.append(time.perf_counter() - began)
+            times[count] = min(spent)
+            count *= 2
+        self.num_tiles = min(times, key=lambda count: times[count])
+        return times
 
     def predict(self, state: np.ndarray, actions: np.ndarray, draw: Draw) -> Prediction:
         """Return what the model foresees for one sequence, shape (H, A)."""
         cost, terms, states = self._run(['cost', 'terms', 'states'], state,
                                         actions[None].astype(np.float32), draw)
         return Prediction(float(cost[0]), terms[0], states[:, :, 0])
+
+    def _run_tiles(self, state: np.ndarray, tiles: Sequence[np.ndarray],
+                   draw: Draw) -> list[np.ndarray]:
+        return [self._run(['cost'], state, tile, draw)[0] for tile in tiles]
 
     def _run(self, outputs: list[str], state: np.ndarray, actions: np.ndarray,
              draw: Draw) -> list[np.ndarray]:
@@ -135,3 +210,26 @@ class Rollout:
     def close(self) -> None:
         """Stop the tile threads."""
         self._pool.shutdown()
+
+
+def _graph(artifact: Artifact, robot: RobotSpec, task: TaskSpec, particles: int,
+           propagation: Propagation, form: Form) -> tuple[bytes, bool]:
+    """Return the serialised rollout graph, and whether it was compiled before."""
+    def make() -> bytes:
+        # Here, because the libraries it takes load slower than a compiled graph does.
+        from mbrl_ros.runtime.compile import compile_rollout  # noqa: PLC0415
+
+        model = compile_rollout(artifact, robot, task, particles, propagation, form)
+        content: bytes = model.SerializeToString(deterministic=True)
+        return content
+    # The terms' folders as a whole: a term of the user's own may import its neighbours.
+    modules = [runtime, cost_terms, core, *(plugins.find(cost_terms, term.term)
+                                            for term in task.cost)]
+    code = [file for module in modules if module.__file__
+            for file in Path(module.__file__).parent.glob('*.py')]
+    settings = repr((particles, propagation, form,
+                     [version(name) for name in ('ndonnx', 'onnx', 'spox')]))
+    return cached([artifact.model.SerializeToString(deterministic=True),
+                   robot.model_dump_json().encode(), task.model_dump_json().encode(),
+                   settings.encode(),
+                   *(sha256(path.read_bytes()).digest() for path in sorted(set(code)))], make)

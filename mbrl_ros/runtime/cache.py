@@ -1,0 +1,57 @@
+"""Compiled graphs on disk, by the hash of everything they are made from."""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from hashlib import sha256
+import os
+from pathlib import Path
+
+SUFFIX = '.rollout'
+KEPT_FILES = 20
+
+
+def cache_dir() -> Path:
+    """Return where compiled graphs are kept: below $XDG_CACHE_HOME, by default ~/.cache."""
+    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(base) / 'mbrl_ros'
+
+
+def cached(ingredients: Iterable[bytes], make: Callable[[], bytes]) -> tuple[bytes, bool]:
+    """
+    Return what `make` makes from the ingredients, from the disk if it was made before.
+
+    A file starts with the SHA-256 of its content: a damaged one is made anew. A cache that cannot
+    be read or written is none; the newest few files are kept.
+
+    Returns
+    -------
+    content : bytes
+        What `make` returned, now or earlier.
+    found : bool
+        True if it came from the disk.
+
+    """
+    key = sha256(b''.join(sha256(part).digest() for part in ingredients)).hexdigest()
+    try:
+        path = cache_dir() / f'{key}{SUFFIX}'
+        data = path.read_bytes()
+        digest, content = data[:32], data[32:]
+        if sha256(content).digest() == digest:
+            with suppress(OSError):  # a cache that can only be read
+                os.utime(path)  # the newest are kept
+            return content, True
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        pass
+    content = make()
+    try:
+        path = cache_dir() / f'{key}{SUFFIX}'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f'.{os.getpid()}.part')
+        part.write_bytes(sha256(content).digest() + content)
+        os.replace(part, path)
+        files = sorted(path.parent.glob(f'*{SUFFIX}'), key=lambda file: file.stat().st_mtime)
+        for old in files[:-KEPT_FILES]:
+            old.unlink(missing_ok=True)
+    except (OSError, RuntimeError):
+        pass
+    return content, False

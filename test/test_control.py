@@ -13,7 +13,7 @@ from mbrl_ros.core.errors import PlanningError
 from mbrl_ros.core.task import Bounds
 from mbrl_ros.planning import ActionSpace
 from mbrl_ros.planning.cem import Config, Planner
-from mbrl_ros.runtime.rollout import Prediction, Rollout
+from mbrl_ros.runtime.rollout import Rollout
 
 REST = np.zeros(2)
 FRESH = Observation(REST)
@@ -87,8 +87,7 @@ class FakeMpc:
         if error:
             raise error
         actions = 0.1 * tick + np.array([[0.0], [0.01], [0.02]])
-        return Decision(tick, actions, observation, Prediction(0.0, np.zeros(1), np.zeros(1)),
-                        0.5, 0, 0.0)
+        return Decision(tick, actions, observation, 0.5, 0, 0.0, None, None)
 
     def forget(self):
         self.calls.append('forgotten')
@@ -341,12 +340,27 @@ def test_warm_start_is_shifted_by_the_ticks_that_passed():
 
 def test_warm_up_leaves_no_trace():
     cold, warm = make_mpc(std=0.1), make_mpc(std=0.1)
-    assert len(warm.warm_up(3)) == 3
+    warm.calibrate()
+    assert len(warm.warm_up(most_plans=7)) == 7
+    assert len(warm.warm_up(most_s=0.0)) == 3  # five plans, the first two not counted
     other = make_mpc(seed=1, std=0.1)
     for tick in (1, 2):
         plans = [mpc.plan(tick, np.array([0.3, 0.0]), ()).actions for mpc in (cold, warm, other)]
         np.testing.assert_array_equal(plans[0], plans[1])
         assert (plans[0] != plans[2]).any()
+
+
+def test_the_plan_does_not_wait_for_its_prediction():
+    mpc = make_mpc(std=0.1)
+    decision = mpc.plan(1, np.array([0.3, 0.0]), ())
+    calls = []
+    predict = decision.rollout.predict
+    decision.rollout.predict = lambda *given: calls.append(given) or predict(*given)
+    assert mpc.plan(2, np.array([0.3, 0.0]), ()).plan_s > 0.0
+    assert calls == []
+    expected = predict(decision.start, decision.actions, decision.draw)
+    assert decision.prediction.cost == decision.prediction.cost == expected.cost
+    assert len(calls) == 1
 
 
 def test_forgetting_starts_cold():

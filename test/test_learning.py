@@ -1,7 +1,12 @@
 """Training on systems with known answers, export, and evaluation of hand-made models."""
 
+from collections import Counter
+from typing import get_args
+
 from fakes import artifact_of, cart, linear_model
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -10,13 +15,14 @@ from mbrl_ros.core.robot import load_robot, RobotSpec
 from mbrl_ros.data.dataset import Dataset
 from mbrl_ros.data.resample import Episode
 from mbrl_ros.learning import export
-from mbrl_ros.learning.config import TrainingConfig
+from mbrl_ros.learning.config import Activation, TrainingConfig
 from mbrl_ros.learning.ensemble import Ensemble
 from mbrl_ros.learning.evaluation import evaluate, predict_fan
 from mbrl_ros.learning.pipeline import train_model
 from mbrl_ros.learning.trainer import train
 from mbrl_ros.runtime import artifact
 from mbrl_ros.runtime.dynamics import Dynamics
+from mbrl_ros.runtime.trunk import split_members
 
 SMALL = TrainingConfig(members=3, hidden_units=(24, 24), weight_decay=(1e-5, 1e-5, 1e-5),
                        learning_rate=3e-3, max_epochs=60, min_steps=0, patience_steps=150)
@@ -162,9 +168,9 @@ def mixed_robot():
     return RobotSpec.model_validate(spec)
 
 
-def random_ensemble(robot, seed=0):
+def random_ensemble(robot, seed=0, activation='silu'):
     generator = torch.Generator().manual_seed(seed)
-    ensemble = Ensemble(robot, 2, (8, 8), (-4.0, 0.5), generator)
+    ensemble = Ensemble(robot, 2, (8, 8), (-4.0, 0.5), generator, activation)
     size = len(robot.observation)
     state, action = torch.randn(50, size, generator=generator), torch.randn(50, 1)
     ensemble.fit_normaliser(state, action, state + 0.1 * torch.randn(state.shape))
@@ -177,6 +183,31 @@ def test_export_equals_torch(robot):
     ensemble, state, action = random_ensemble(robot)
     model = export.to_onnx(ensemble, len(robot.observation), 1)
     assert export.check(model, ensemble, state, action) <= 1e-5
+
+
+@pytest.mark.parametrize('activation', get_args(Activation))
+def test_every_activation_exports(activation):
+    ensemble, state, action = random_ensemble(cart(), activation=activation)
+    model = export.to_onnx(ensemble, 2, 1)
+    assert export.check(model, ensemble, state, action) <= 1e-5
+    with torch.no_grad():
+        others = [random_ensemble(cart(), activation=other)[0].normalised(torch.ones(2, 1, 3))[0]
+                  for other in get_args(Activation) if other != activation]
+        mine = ensemble.normalised(torch.ones(2, 1, 3))[0]
+    assert all((mine - other).abs().max() > 1e-4 for other in others)
+
+
+@pytest.mark.parametrize('activation', ['tanh', 'relu', 'leaky_relu'])
+def test_onnx_runtime_computes_product_bias_and_activation_in_one_node(activation, tmp_path):
+    ensemble, _, _ = random_ensemble(cart(), activation=activation)
+    model = split_members(export.to_onnx(ensemble, 2, 1))
+    settings = onnxruntime.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / 'optimised.onnx')
+    onnxruntime.InferenceSession(model.SerializeToString(), settings,
+                                 providers=['CPUExecutionProvider'])
+    kinds = Counter(n.op_type for n in onnx.load(tmp_path / 'optimised.onnx').graph.node)
+    # Two hidden layers of two members; the last layer has no activation.
+    assert (kinds['FusedGemm'], kinds['Gemm']) == (4, 2)
 
 
 def test_angles_enter_as_sine_and_cosine_and_ignored_fields_not_at_all():
@@ -231,6 +262,25 @@ def test_the_whole_of_training_twice_gives_the_same_file(tmp_path):
     assert warm.evaluation.nll['velocity'] < one.evaluation.nll['velocity']
     with pytest.raises(ModelError, match='warm start'):
         train_model(make_dataset(), config, 0, tmp_path / 'no', tmp_path / 'nowhere')
+
+
+def test_warm_start_with_another_activation_is_refused(tmp_path):
+    config = SMALL.model_copy(update={'max_epochs': 1})
+    tanh = config.model_copy(update={'activation': 'tanh'})
+    first = train_model(make_dataset(), tanh, 0, tmp_path / 'tanh')
+    assert artifact.load(first.path, cart()).metadata['activation'] == 'tanh'
+    assert 'units with tanh' in (tmp_path / 'tanh' / 'card.md').read_text()
+    train_model(make_dataset(), tanh, 0, tmp_path / 'again', tmp_path / 'tanh')
+    with pytest.raises(ModelError, match="trained with activation 'tanh', not 'silu'"):
+        train_model(make_dataset(), config, 0, tmp_path / 'no', tmp_path / 'tanh')
+    # A file of a version that knew silu only.
+    with np.load(tmp_path / 'tanh' / 'ensemble.npz') as file:
+        arrays = {name: array for name, array in file.items() if name != 'activation'}
+    (tmp_path / 'old').mkdir()
+    np.savez(tmp_path / 'old' / 'ensemble.npz', **arrays)
+    train_model(make_dataset(), config, 0, tmp_path / 'new', tmp_path / 'old')
+    with pytest.raises(ModelError, match="trained with activation 'silu', not 'tanh'"):
+        train_model(make_dataset(), tanh, 0, tmp_path / 'no', tmp_path / 'old')
 
 
 def hand_made(gain, std, members=2, disagreement=0.0, step_std=(1.0, 1.0)):

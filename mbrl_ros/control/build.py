@@ -15,10 +15,8 @@ from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.core.yaml_file import Strict
 from mbrl_ros.planning import ActionSpace, make_planner, RolloutConfig
 from mbrl_ros.runtime import artifact
-from mbrl_ros.runtime.ort import Provider
 from mbrl_ros.runtime.rollout import Rollout
 
-WARM_UP_PLANS = 20
 SMALLEST_SPREAD = 1e-3
 
 
@@ -36,7 +34,8 @@ class PilotConfig:
     planner: str
     source_config: Strict
     rollout: RolloutConfig
-    provider: Provider
+    provider: str
+    precision: str
     delay_steps: int
     deadline_s: float | None
     max_spread: float
@@ -45,10 +44,15 @@ class PilotConfig:
 
 @dataclass(frozen=True)
 class Built:
-    """A pilot, its rollout (None when collecting), and what to log and report of them."""
+    """
+    A pilot, its rollout (None when collecting), and what to log and report of them.
+
+    `plan_p99_s` is the 99th percentile of the time of a plan, measured here; 0 without plans.
+    """
 
     pilot: Pilot
     rollout: Rollout | None = None
+    plan_p99_s: float = 0.0
     notes: list[str] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
 
@@ -73,24 +77,34 @@ def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig) -> Built:
     model = artifact.load(config.model, robot)
     began = time.perf_counter()
     rollout = Rollout(model, robot, task, config.rollout.particles, config.rollout.propagation,
-                      config.provider)
+                      config.provider, config.precision)
     compile_s = time.perf_counter() - began
     space = ActionSpace(task.horizon, robot.action_min, robot.action_max)
     planner = make_planner(config.planner, config.source_config, space)
     mpc = Mpc(model, rollout, planner, robot, generator)
-    warm_ms = np.array(mpc.warm_up(WARM_UP_PLANS)) * 1e3
+    try:
+        if config.deadline_s is not None:  # lock-step must give the same bits every time
+            mpc.calibrate()
+        times_s = mpc.warm_up()
+    except Exception:
+        rollout.close()
+        raise
+    p50_ms, p99_ms = np.quantile(times_s, [0.5, 0.99]) * 1e3
     # Members that agree to the last digit on the holdout must not forbid every other place.
     limit = config.max_spread * max(model.metadata['spread_p99'], SMALLEST_SPREAD)
     gate = SafetyGate(robot, limit, task.termination)
     pilot = PlanPilot(mpc, gate, robot, config.delay_steps, config.deadline_s)
     notes = [
-        f'model {config.model}, hash {model.hash[:16]}, provider {config.provider}',
-        f'compiled in {compile_s:.2f} s; plans at rest take {np.median(warm_ms):.1f} ms '
-        f'(slowest of {WARM_UP_PLANS}: {warm_ms.max():.1f} ms), period {robot.dt_s * 1e3:g} ms',
+        f'model {config.model}, hash {model.hash[:16]}, provider {rollout.provider} in '
+        f'{rollout.precision}, {rollout.num_tiles} tiles',
+        f'{"from the cache" if rollout.was_cached else "compiled"} in {compile_s:.2f} s; plans '
+        f'take {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms of {len(times_s)}; the period is '
+        f'{robot.dt_s * 1e3:g} ms',
         f'seed {config.seed}, spread limit {limit:.3g} typical steps']
     if task.horizon > model.metadata['horizon']:
         notes.append(f"the task plans {task.horizon} steps; the model's own recommended horizon "
                      f"is {model.metadata['horizon']}")
-    facts = {'provider': config.provider, 'hash': model.hash, 'path': str(config.model),
+    facts = {'provider': rollout.provider, 'precision': rollout.precision,
+             'configured_p99_ms': float(p99_ms), 'hash': model.hash, 'path': str(config.model),
              'seed': config.seed, 'spread_limit': limit}
-    return Built(pilot, rollout, notes, facts)
+    return Built(pilot, rollout, float(p99_ms) * 1e-3, notes, facts)

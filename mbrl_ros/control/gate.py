@@ -53,15 +53,17 @@ class SafetyGate:
 
     def __init__(self, robot: RobotSpec, max_spread: float,
                  termination: dict[str, Bounds]) -> None:
-        self._robot, self._max_spread = robot, max_spread
+        self._max_spread, self._names = max_spread, robot.action_names
+        self._low, self._high = robot.action_min - TOLERANCE, robot.action_max + TOLERANCE
+        self._safe_value = robot.safe_value
         self._termination = [(robot.state_names.index(name), name, bounds)
                              for name, bounds in termination.items()]
         self._step = robot.action_rate_limit * robot.dt_s
-        self._last = robot.safe_value
+        self._last = self._safe_value
 
     def forget(self) -> None:
         """Start from the safe value again, as the robot does after a pause."""
-        self._last = self._robot.safe_value
+        self._last = self._safe_value
 
     def check(self, action: np.ndarray | None, state: np.ndarray | None, problem: str,
               spread: float) -> Verdict:
@@ -82,11 +84,11 @@ class SafetyGate:
         """
         reason = problem or self._refusal(action, state, spread)
         if reason or action is None:
-            return self._out(self._robot.safe_value, reason or 'no plan yet', safe=True)
-        slowed = np.clip(action, self._last - self._step, self._last + self._step)
+            return self._out(self._safe_value, reason or 'no plan yet', safe=True)
+        slowed = np.minimum(np.maximum(action, self._last - self._step), self._last + self._step)
         limited = np.abs(slowed - action) > TOLERANCE
         if limited.any():
-            names = ', '.join(np.array(self._robot.action_names)[limited])
+            names = ', '.join(np.array(self._names)[limited])
             return self._out(slowed, f'slowed to the rate limit: {names}', safe=False)
         return self._out(action, '', safe=False)
 
@@ -102,10 +104,8 @@ class SafetyGate:
             return 'no plan yet'
         if not np.isfinite(action).all():
             return f'action is not finite: {action}'
-        low, high = self._robot.action_min, self._robot.action_max
-        outside = (action < low - TOLERANCE) | (action > high + TOLERANCE)
-        if outside.any():
-            return f'action {action} outside the limits [{low}, {high}]'
+        if ((action < self._low) | (action > self._high)).any():
+            return f'action {action} outside the limits [{self._low}, {self._high}]'
         if not spread <= self._max_spread:
             return (f'model not trusted here: members disagree by {spread:.3g} typical steps, '
                     f'limit {self._max_spread:.3g}')

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.planning import optimise, Planner
 from mbrl_ros.runtime.artifact import Artifact
 from mbrl_ros.runtime.dynamics import Dynamics
-from mbrl_ros.runtime.rollout import Prediction, Rollout
+from mbrl_ros.runtime.rollout import Draw, Prediction, Rollout
 
 
 @dataclass(frozen=True)
@@ -27,24 +28,30 @@ class Decision:
         Planned actions.
     start : array, shape (S,)
         State the plan starts from: the observation carried through the commands in flight.
-    prediction : Prediction
-        What the model foresees under the plan.
     spread : float
         Disagreement of the members about the first step, in typical steps.
     rejected : int
         Candidates whose cost was not finite.
     plan_s : float
         Time it took.
+    rollout, draw
+        What evaluated the candidates, under which random numbers.
 
     """
 
     tick: int
     actions: np.ndarray
     start: np.ndarray
-    prediction: Prediction
     spread: float
     rejected: int
     plan_s: float
+    rollout: Rollout
+    draw: Draw
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        """What the model foresees; computed when first asked for: the command does not wait."""
+        return self.rollout.predict(self.start, self.actions, self.draw)
 
 
 class Mpc:
@@ -102,22 +109,50 @@ class Mpc:
                         lambda actions: self._rollout.costs(start, actions, draw))
         self._state, self._tick = plan.state, tick
         spread = float(self._dynamics.spread(self._step(start, plan.actions[0]))[0])
-        prediction = self._rollout.predict(start, plan.actions, draw)
-        return Decision(tick, plan.actions, start, prediction, spread, plan.rejected,
-                        time.perf_counter() - began)
+        return Decision(tick, plan.actions, start, spread, plan.rejected,
+                        time.perf_counter() - began, self._rollout, draw)
 
     def forget(self) -> None:
         """Drop the warm start."""
         self._state, self._tick = self._planner.init(), 0
 
-    def warm_up(self, runs: int) -> list[float]:
-        """Plan `runs` times from rest and forget it all; return the times [s]."""
+    def calibrate(self) -> None:
+        """Cut the population into the tiles that are fastest on this machine."""
+        generator = np.random.default_rng(0)  # the plans' own numbers are not used up
+        candidates = self._planner.sample(self._planner.init(), self._planner.noise(generator))
+        self._rollout.calibrate(self._rest(), np.asarray(candidates),
+                                self._rollout.draw(generator))
+
+    def warm_up(self, most_plans: int = 100, most_s: float = 2.0) -> np.ndarray:
+        """
+        Plan from rest again and again, and forget it all.
+
+        Parameters
+        ----------
+        most_plans : int
+            Plans after which to stop.
+        most_s : float
+            Seconds after which to stop; five plans are made at least.
+
+        Returns
+        -------
+        array, shape (N,)
+            Time [s] of each plan but the first two, in which buffers are made.
+
+        """
         state, tick, bits = self._state, self._tick, self._generator.bit_generator.state
-        rest = np.zeros(len(self._robot.observation))
-        times = [self.plan(1 + i, rest, [self._robot.safe_value]).plan_s for i in range(runs)]
+        times: list[float] = []
+        end = time.perf_counter() + most_s
+        while len(times) < 5 or (len(times) < most_plans + 2 and time.perf_counter() < end):
+            decision = self.plan(1 + len(times), self._rest(), [self._robot.safe_value])
+            times.append(decision.plan_s)
+        _ = decision.prediction  # its shapes are warmed up too
         self._state, self._tick = state, tick
         self._generator.bit_generator.state = bits
-        return times
+        return np.array(times[2:])
+
+    def _rest(self) -> np.ndarray:
+        return np.zeros(len(self._robot.observation))
 
     def _step(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Return each member's mean of the next state, shape (E, 1, S)."""

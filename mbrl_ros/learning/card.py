@@ -15,10 +15,11 @@ def render(metadata: dict[str, Any]) -> str:
     sources = '\n'.join(f"- {item['bag']}: {item['transitions']} transitions, "
                         f"{item['seconds']:.1f} s" for item in metadata['data']['bags'])
     losses = '\n'.join(f'- {line}' for line in metadata['data']['losses']) or '- nothing'
+    units = ' x '.join(map(str, metadata['hidden_units']))
     return f"""# Model of {metadata['robot']}
 
-{metadata['members']} networks of {' x '.join(map(str, metadata['hidden_units']))} units, one step
-is {1.0 / metadata['signature']['control_rate_hz']:g} s. Made by mbrl_ros
+{metadata['members']} networks of {units} units with {metadata['activation']}, one step is
+{1.0 / metadata['signature']['control_rate_hz']:g} s. Made by mbrl_ros
 {metadata['producer_version']}, seed {metadata['seed']}.
 
 ## Scores on held-out data ({scores['transitions']} transitions)

@@ -1,8 +1,12 @@
 """Training settings, read from config/training/<name>.yaml."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from mbrl_ros.core.yaml_file import Strict
+
+Activation = Literal['silu', 'tanh', 'relu', 'leaky_relu']
 
 
 class TrainingConfig(Strict):
@@ -10,6 +14,7 @@ class TrainingConfig(Strict):
 
     members: int = Field(5, ge=2, le=20, description='Networks in the ensemble')
     hidden_units: tuple[int, ...] = Field((128, 128, 128), min_length=1)
+    activation: Activation = Field('silu', description='After each hidden layer')
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: tuple[float, ...] = Field((1e-4, 2.5e-4, 2.5e-4, 5e-4))
     logvar_bounds: tuple[float, float] = Field((-10.0, 0.5), description='Soft bounds at start')

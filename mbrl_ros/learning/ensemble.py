@@ -1,6 +1,6 @@
 """The ensemble: E probabilistic networks evaluated as one batched network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -8,6 +8,11 @@ import torch
 from torch import nn, Tensor
 
 from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.learning.config import Activation
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    'silu': nn.functional.silu, 'tanh': torch.tanh, 'relu': torch.relu,
+    'leaky_relu': nn.functional.leaky_relu}
 
 
 class Ensemble(nn.Module):
@@ -22,11 +27,13 @@ class Ensemble(nn.Module):
     members : int
         Number of networks, E.
     hidden_units : sequence of int
-        Width of each hidden layer; the activation is SiLU.
+        Width of each hidden layer.
     logvar_bounds : (float, float)
         Where the learned soft bounds of the log-variance start, in normalised units.
     generator : torch.Generator
         Source of the initial weights: truncated normal, std 1 / (2 sqrt(inputs)).
+    activation : {'silu', 'tanh', 'relu', 'leaky_relu'}
+        After each hidden layer.
 
     Notes
     -----
@@ -43,8 +50,10 @@ class Ensemble(nn.Module):
     target_std: Tensor
 
     def __init__(self, robot: RobotSpec, members: int, hidden_units: Sequence[int],
-                 logvar_bounds: tuple[float, float], generator: torch.Generator) -> None:
+                 logvar_bounds: tuple[float, float], generator: torch.Generator,
+                 activation: Activation = 'silu') -> None:
         super().__init__()
+        self.activation: Activation = activation
         kinds = [field.feature for field in robot.observation]
         self.linear_index = [i for i, kind in enumerate(kinds) if kind == 'linear']
         self.angle_index = [i for i, kind in enumerate(kinds) if kind == 'angle']
@@ -117,12 +126,12 @@ class Ensemble(nn.Module):
             Of the normalised target; logvar is softly bounded.
 
         """
-        hidden = features
+        hidden, activate = features, ACTIVATIONS[self.activation]
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             hidden = torch.baddbmm(bias, hidden, weight)
             if index != last:
-                hidden = nn.functional.silu(hidden)
+                hidden = activate(hidden)
         mean, logvar = hidden.chunk(2, dim=-1)
         logvar = self.max_logvar - nn.functional.softplus(self.max_logvar - logvar)
         logvar = self.min_logvar + nn.functional.softplus(logvar - self.min_logvar)

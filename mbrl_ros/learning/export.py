@@ -1,5 +1,7 @@
 """Write the ensemble as dynamics.onnx: one step of all members, in physical units."""
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -8,20 +10,31 @@ import spox.opset.ai.onnx.v21 as op
 import torch
 
 from mbrl_ros.core.errors import ModelError
+from mbrl_ros.learning.config import Activation
 from mbrl_ros.learning.ensemble import Ensemble
 
 TOLERANCE = 1e-5
+# LeakyRelu's slope is 0.01 in torch and in ONNX.
+ACTIVATIONS: dict[Activation, Callable[[Var], Var]] = {
+    'silu': lambda x: op.mul(x, op.sigmoid(x)), 'tanh': op.tanh, 'relu': op.relu,
+    'leaky_relu': op.leaky_relu}
 
 
 def to_onnx(ensemble: Ensemble, state_size: int, action_size: int) -> onnx.ModelProto:
     """
     Build the graph `observation (E, N, S), action (E, N, A) -> mean, std (E, N, S)`.
 
-    Feature map, normaliser, delta and log-variance bounds are inside. The weights are those of
-    torch, bit for bit; only the arithmetic is written anew, and `check` compares the two.
+    Feature map, normaliser, delta and log-variance bounds are inside, with as few nodes as they
+    can be: the controller runs them at every step of every candidate. Scales are folded into the
+    weights, and the bounds of the log-variance, which train as two softplus, are one quotient:
+
+        exp(min + softplus(max - softplus(max - x) - min))
+            = exp(min) + exp(max) / (1 + exp(max - x))
+
+    `check` compares the result with torch.
     """
-    p = ensemble.arrays()
-    members = ensemble.members
+    p = {name: array.astype(np.float64) for name, array in ensemble.arrays().items()}
+    members, last = ensemble.members, len(ensemble.weights) - 1
     observation = argument(Tensor(np.float32, (members, 'N', state_size)))
     action = argument(Tensor(np.float32, (members, 'N', action_size)))
 
@@ -31,21 +44,29 @@ def to_onnx(ensemble: Ensemble, state_size: int, action_size: int) -> onnx.Model
         features += [op.sin(angles), op.cos(angles)]
     if not ensemble.linear_index:
         features = features[1:]
-    hidden = op.concat([*features, action], axis=2)
-    hidden = op.div(op.sub(hidden, op.const(p['input_mean'])), op.const(p['input_std']))
-    last = len(ensemble.weights) - 1
+    # The mean stays outside: in float32, a field far from zero would lose what it varies by.
+    hidden = op.sub(op.concat([*features, action], axis=2), _floats(p['input_mean']))
+    p['weights.0'] /= p['input_std'][:, None]
+    p[f'weights.{last}'][..., :state_size] *= p['target_std']
+    bias = p[f'biases.{last}']
+    bias[..., :state_size] *= p['target_std']
+    bias[..., :state_size] += p['target_mean']
+    p[f'weights.{last}'][..., state_size:] *= -1.0
+    bias[..., state_size:] = p['max_logvar'] - bias[..., state_size:]
     for index in range(last + 1):
-        product = op.matmul(hidden, op.const(p[f'weights.{index}']))
-        hidden = op.add(product, op.const(p[f'biases.{index}']))
+        product = op.matmul(hidden, _floats(p[f'weights.{index}']))
+        hidden = op.add(product, _floats(p[f'biases.{index}']))
         if index != last:
-            hidden = op.mul(hidden, op.sigmoid(hidden))
-    out, logvar = op.split(hidden, num_outputs=2, axis=2)
-    low, high = op.const(p['min_logvar']), op.const(p['max_logvar'])
-    logvar = op.sub(high, op.softplus(op.sub(high, logvar)))
-    logvar = op.add(low, op.softplus(op.sub(logvar, low)))
-    mean = op.add(op.mul(out, op.const(p['target_std'])), op.const(p['target_mean']))
-    mean = op.add(mean, op.mul(op.const(p['is_delta']), observation))
-    std = op.mul(op.exp(op.mul(logvar, op.const(np.float32(0.5)))), op.const(p['target_std']))
+            hidden = ACTIVATIONS[ensemble.activation](hidden)
+    mean, room = op.split(hidden, num_outputs=2, axis=2)
+    if p['is_delta'].any():
+        kept = observation if p['is_delta'].all() \
+            else op.mul(_floats(p['is_delta']), observation)
+        mean = op.add(mean, kept)
+    low, high = (_floats(np.exp(p[f'{side}_logvar']) * p['target_std'] ** 2)
+                 for side in ('min', 'max'))
+    above = op.div(high, op.add(op.exp(room), op.const(np.float32(1))))
+    std = op.sqrt(op.add(low, above))
     return build({'observation': observation, 'action': action}, {'mean': mean, 'std': std})
 
 
@@ -93,6 +114,10 @@ def check(model: onnx.ModelProto, ensemble: Ensemble, state: np.ndarray,
                          f'(allowed {TOLERANCE:.0e}). Please report this with the versions that '
                          '`mbrl-ros doctor` prints.')
     return error
+
+
+def _floats(values: np.ndarray) -> Var:
+    return op.const(values.astype(np.float32))
 
 
 def _ints(values: list[int]) -> Var:

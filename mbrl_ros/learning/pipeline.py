@@ -15,7 +15,7 @@ from mbrl_ros import __version__
 from mbrl_ros.core.errors import ModelError
 from mbrl_ros.data.dataset import Dataset
 from mbrl_ros.learning import card, export
-from mbrl_ros.learning.config import TrainingConfig
+from mbrl_ros.learning.config import Activation, TrainingConfig
 from mbrl_ros.learning.evaluation import evaluate, Evaluation, LONGEST_STEPS
 from mbrl_ros.learning.plots import draw_quality
 from mbrl_ros.learning.trainer import Progress, train, TrainingResult
@@ -53,7 +53,7 @@ def train_model(dataset: Dataset, config: TrainingConfig, seed: int, output: Pat
         Folder for dynamics.onnx, ensemble.npz (for a warm start), metrics.json, card.md,
         training.csv and quality.png.
     warm_start : Path, optional
-        Folder of an earlier model of the same robot and shape.
+        Folder of an earlier model of the same robot, shape and activation.
     progress : callable, optional
         See `trainer.train`.
 
@@ -73,15 +73,15 @@ def train_model(dataset: Dataset, config: TrainingConfig, seed: int, output: Pat
     training, holdout = dataset.split_holdout(config.holdout_fraction, seed)
     state, action, next_state = training.transitions()
     result = train(robot, (state, action, next_state), holdout.transitions(), config, seed,
-                   _load_weights(warm_start), progress)
+                   _load_weights(warm_start, config.activation), progress)
     model = export.to_onnx(result.ensemble, len(robot.observation), len(robot.action))
     export.check(model, result.ensemble, state, action)
     state_std = np.maximum(state.std(axis=0), 1e-6)
     metadata: dict[str, Any] = {
         'robot': robot.name, 'signature': robot.signature(),
         'signature_hash': robot.signature_hash(), 'members': config.members,
-        'hidden_units': list(config.hidden_units), 'seed': seed,
-        'producer_version': __version__, 'state_std': state_std.tolist(),
+        'hidden_units': list(config.hidden_units), 'activation': config.activation,
+        'seed': seed, 'producer_version': __version__, 'state_std': state_std.tolist(),
         'step_std': result.ensemble.arrays()['target_std'].tolist(),
         'data': _provenance(dataset)}
     scores = evaluate(Dynamics(model, metadata), robot,
@@ -91,7 +91,7 @@ def train_model(dataset: Dataset, config: TrainingConfig, seed: int, output: Pat
                  'horizon': scores.horizon}
     sha = artifact.save(output / MODEL_FILE, model, metadata)
     arrays: dict[str, Any] = result.ensemble.arrays()
-    np.savez(output / WEIGHTS_FILE, **arrays)
+    np.savez(output / WEIGHTS_FILE, activation=config.activation, **arrays)
     (output / 'metrics.json').write_text(json.dumps(metadata | {'hash': sha}, indent=2) + '\n')
     (output / 'card.md').write_text(card.render(metadata))
     _write_history(output / 'training.csv', result)
@@ -108,16 +108,23 @@ def _provenance(dataset: Dataset) -> dict[str, Any]:
                      for bag, count in counts.items()]}
 
 
-def _load_weights(folder: Path | None) -> dict[str, np.ndarray] | None:
+def _load_weights(folder: Path | None,
+                  activation: Activation) -> dict[str, np.ndarray] | None:
     if folder is None:
         return None
     path = folder / WEIGHTS_FILE
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+            arrays = dict(file)
     except (OSError, ValueError, BadZipFile) as error:
         raise ModelError(f'warm start: {path}: {error}. Give the folder that an earlier '
                          '`mbrl-ros train --output` wrote.') from error
+    earlier = str(arrays.pop('activation', 'silu'))  # the only one, before it was written
+    if earlier != activation:
+        raise ModelError(f"warm start: {path}: trained with activation '{earlier}', not "
+                         f"'{activation}'. Train with activation: {earlier}, or without a warm "
+                         'start.')
+    return arrays
 
 
 def _write_history(path: Path, result: TrainingResult) -> None:

@@ -56,7 +56,7 @@ def train(robot: RobotSpec, training: Transitions, holdout: Transitions, config:
     """
     generator = torch.Generator().manual_seed(seed)
     ensemble = Ensemble(robot, config.members, config.hidden_units, config.logvar_bounds,
-                        generator)
+                        generator, config.activation)
     if warm_start is not None:
         _load(ensemble, warm_start)
     state, action, next_state = (_tensor(a) for a in training)

@@ -1,5 +1,6 @@
 """What the controller refuses, with which words, and what its process must not import."""
 
+from dataclasses import replace
 import os
 from pathlib import Path
 import subprocess
@@ -80,6 +81,8 @@ REFUSALS = {
     'signal': (None, {'mode': 'collect', 'signal': 'noise'}, ["'noise'", 'chirp, ou, uniform']),
     'planner': (None, {'planner': 'cme'}, ["no planners file 'cme'", 'Known names: cem']),
     'message type': (other_command_type, {}, ['some_msgs/msg/Command', 'not installed']),
+    'provider': (None, {'provider': 'tpu'}, ["unknown name 'tpu'", 'Known: cpu, cuda']),
+    'precision': (None, {'precision': 'int8'}, ["precision 'int8'", 'allowed: float32']),
     'cuda': (None, {'provider': 'cuda'}, ["provider 'cuda'", "set provider to 'cpu'"]),
 }
 
@@ -99,6 +102,53 @@ def test_configure_refuses_and_says_why(files, ros, logged, spoil, changes, text
     controller.destroy_node()
 
 
+def slow_controller(files, **changes):
+    """Make a controller that has measured a p99 of 50 ms, where the period is 40 ms."""
+    controller = make_controller(files, **changes)
+    assert controller.trigger_configure() == OK, controller.refusal
+    controller._built = replace(controller._built, plan_p99_s=0.05)
+    return controller
+
+
+def test_configure_measures_plans(files, ros, logged):
+    # 20 iterations of 10,000 candidates: sampling alone takes more than the period of 40 ms.
+    edit(files / 'planners.yaml', params={'population': 10000, 'num_elites': 2, 'iterations': 20})
+    controller = make_controller(files)
+    assert controller.trigger_configure() == OK, controller.refusal
+    assert logged('the period is 40 ms')
+    assert controller._built.plan_p99_s > 0.04
+    controller.leave()
+    controller.destroy_node()
+
+
+def test_plans_slower_than_the_period_are_not_activated(files, ros):
+    controller = slow_controller(files, lockstep=False)
+    assert controller.trigger_activate() == TransitionCallbackReturn.FAILURE
+    assert label(controller) == 'inactive'
+    for text in ('plans take 50.0 ms', 'control period of 40 ms', 'mbrl-ros bench tune',
+                 "'allow_slow'"):
+        assert text in controller.refusal
+    controller.leave()
+    controller.destroy_node()
+
+
+@pytest.mark.parametrize('changes', [{'lockstep': True}, {'lockstep': False, 'allow_slow': True}])
+def test_slow_plans_are_activated_in_lockstep_and_on_demand(files, ros, changes):
+    controller = slow_controller(files, **changes)
+    assert controller.trigger_activate() == OK, controller.refusal
+    controller.leave()
+    controller.destroy_node()
+
+
+def test_plans_beyond_the_deadline_are_warned_of(files, ros, logged):
+    controller = slow_controller(files, lockstep=False)
+    controller._built = replace(controller._built, plan_p99_s=0.035)
+    assert controller.trigger_activate() == OK, controller.refusal
+    assert logged('plans take 35.0 ms (99th percentile at configure); the deadline is 32 ms')
+    controller.leave()
+    controller.destroy_node()
+
+
 def reason_of(controller, name, value):
     result, = controller.set_parameters([Parameter(name, value=value)])
     return '' if result.successful else result.reason
@@ -106,7 +156,6 @@ def reason_of(controller, name, value):
 
 @pytest.mark.parametrize(('name', 'value', 'texts'), [
     ('mode', 'fly', ["'drive' or 'collect'", "'fly'"]),
-    ('provider', 'tpu', ["'cpu' or 'cuda'", "'tpu'"]),
     ('deadline', 1.5, ['deadline', 'Min: 0.0, Max: 1.0, value: 1.5']),
     ('deadline', 0.0, ['deadline', 'greater than 0']),
     ('actuation_delay_steps', 21, ['Min: 0, Max: 20, value: 21']),

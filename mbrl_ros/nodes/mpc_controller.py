@@ -19,7 +19,7 @@ from mbrl_ros.control import exploration
 from mbrl_ros.control.build import build_pilot, Built, PilotConfig
 from mbrl_ros.control.inbox import ObservationInbox
 from mbrl_ros.control.tick import Tick
-from mbrl_ros.core.errors import ObservationError
+from mbrl_ros.core.errors import ObservationError, PlanningError
 from mbrl_ros.core.message_path import MessagePath
 from mbrl_ros.core.paths import find_model
 from mbrl_ros.core.robot import load_robot
@@ -49,8 +49,10 @@ class ControllerParams(NodeParams):
                                        'empty: the model shipped for the robot')
     signal: str = Field('uniform', description='Exploration signal of the collect mode')
     planner: str = Field('cem', description='Planner: a name in config/planners or a .yaml path')
-    provider: Literal['cpu', 'cuda'] = Field(
-        'cpu', description='Execution provider; refused at configure where it is missing')
+    provider: str = Field('cpu', description='What runs the model: cpu, cuda or openvino; refused '
+                                             'at configure where it is missing')
+    precision: str = Field('', description='Of the provider, such as tf32 or bf16; empty: its '
+                                           'default')
     lockstep: bool = Field(False, description='Answer every observation with exactly one command, '
                                               'however long the plan takes')
     actuation_delay_steps: int = Field(
@@ -59,6 +61,9 @@ class ControllerParams(NodeParams):
                     'state is carried forward through them')
     deadline: float = Field(0.8, gt=0.0, le=1.0,
                             description='Share of the control period a tick waits for its plan')
+    allow_slow: bool = Field(False, description='Activate even if the 99th percentile of the time '
+                                                'of a plan, measured at configure, exceeds the '
+                                                'control period')
     max_spread: float = Field(
         20.0, ge=1.0, le=1e6,
         description="Trust limit: the members' disagreement as a multiple of the held-out data's "
@@ -110,12 +115,14 @@ class MpcController(ManagedNode):
         self._plan_ms: deque[float] = deque(maxlen=1000)
         self._reported_refused = 0
         self._last: Tick | None = None
+        self._predicted_cost = float('nan')
         self._diagnostics = Diagnostics(self, self._robot.name, {
             'planning latency': self._report_latency, 'observation': self._report_observation,
             'model': self._report_model, 'safety': self._report_safety})
 
     def activate(self) -> None:
         """Start the control loop with empty slots, and without what was planned before."""
+        self._refuse_slow_plans()
         self._inbox.forget()
         self._built.pilot.forget()
         self._last = None
@@ -130,10 +137,23 @@ class MpcController(ManagedNode):
         self._thread = Thread(target=self._loop, name='control', daemon=True)
         self._thread.start()
 
+    def _refuse_slow_plans(self) -> None:
+        p, p99_s, period_s = self.params, self._built.plan_p99_s, self._robot.dt_s
+        if p.lockstep or p99_s <= p.deadline * period_s:
+            return
+        problem = (f'plans take {p99_s * 1e3:.1f} ms (99th percentile at configure); the deadline '
+                   f'is {p.deadline * period_s * 1e3:g} ms of the control period of '
+                   f'{period_s * 1e3:g} ms: ticks will act on old plans.')
+        if p99_s > period_s and not p.allow_slow:
+            raise PlanningError(f'{problem} `mbrl-ros bench tune` finds a budget that fits; clean '
+                                "up, set it (or 'allow_slow' to true), and configure again.")
+        self.get_logger().warning(problem)
+
     def deactivate(self) -> None:
         """Stop the loop, then leave the safe value as the last command."""
         self._stop.set()
         self._thread.join()
+        gc.unfreeze()
         self._send(self._robot.safe_value)
         for publisher in self._commands.values():
             publisher.wait_for_all_acked(Duration(seconds=0.5))
@@ -149,6 +169,9 @@ class MpcController(ManagedNode):
         self._built.pilot.close()
         if self._built.rollout is not None:
             self._built.rollout.close()
+        # The last decision holds the rollout, and that the model: not beside the next one.
+        self._last = None
+        del self._built
 
     def _build(self, p: ControllerParams) -> Built:
         planning = load_planning(p.planner)
@@ -171,6 +194,7 @@ class MpcController(ManagedNode):
             model=model, signal=p.signal if p.mode == 'collect' else '',
             planner=planning.planner, source_config=params.read(self, kind, prefix),
             rollout=params.read(self, RolloutConfig, 'rollout.'), provider=p.provider,
+            precision=p.precision,
             delay_steps=p.actuation_delay_steps, deadline_s=deadline_s,
             max_spread=p.max_spread, seed=p.seed))
 
@@ -252,7 +276,8 @@ class MpcController(ManagedNode):
             self._plan_ms.extend(times_ms)
             values['plan_ms'] = ' '.join(f'{time_ms:.6g}' for time_ms in times_ms)
         if decision is not None and decision.tick == tick.index:  # not the rest of an older plan
-            values |= {'spread': decision.spread, 'cost': decision.prediction.cost}
+            self._predicted_cost = decision.prediction.cost
+            values |= {'spread': decision.spread, 'cost': self._predicted_cost}
             shares = self._task.weights * decision.prediction.terms
             values |= {f'cost.{term.label}': float(share)
                        for term, share in zip(self._task.cost, shares, strict=True)}
@@ -296,7 +321,7 @@ class MpcController(ManagedNode):
         values: dict[str, object] = dict(self._built.facts)
         if decision is None:
             return OK, 'idle', values
-        values |= {'spread': decision.spread, 'predicted_cost': decision.prediction.cost}
+        values |= {'spread': decision.spread, 'predicted_cost': self._predicted_cost}
         return OK, f'spread {decision.spread:.3g} typical steps', values
 
     def _report_safety(self) -> Report:

@@ -193,7 +193,10 @@ class Operator:
     def wait_for_observations(self, count: int, silence_s: float,
                               progress: Callable[[int], None] | None = None) -> None:
         """
-        Wait until the robot has published `count` observations.
+        Wait until the robot has published `count` observations, and the controller's answers.
+
+        An answer that does not come within half a second is not waited for: its observation, or
+        the tick that tells of it, may be lost.
 
         Raises
         ------
@@ -215,6 +218,9 @@ class Operator:
             if progress is not None:
                 progress(seen)
             self._check_alive()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: len({tick['stamp_ns'] for tick in self.ticks}) >= count, SETTLE_S)
 
     def _spin(self) -> None:
         with suppress(ExternalShutdownException):
@@ -229,6 +235,7 @@ class Operator:
         values = {item.key: item.value for item in message.values}
         with self._changed:
             self.ticks.append(values | {'reason': message.message})
+            self._changed.notify_all()
 
     def _wait_until_up(self, node: str) -> None:
         client: Client[Any, Any] = self._node.create_client(GetState, f'{node}/get_state')

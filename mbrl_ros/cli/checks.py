@@ -48,14 +48,17 @@ def _guard(name: str, check: Callable[[], list[Check]]) -> list[Check]:
 
 
 def _providers() -> list[Check]:
+    from mbrl_ros.runtime import providers
     from mbrl_ros.runtime.ort import versions
 
-    number, available = versions()
-    return [
-        Check('onnxruntime', number, True),
-        Check('provider cpu', 'CPUExecutionProvider', 'CPUExecutionProvider' in available),
-        Check('provider cuda', ', '.join(available), 'CUDAExecutionProvider' in available,
-              needed=False, advice='install onnxruntime-gpu in place of onnxruntime')]
+    checks = [Check('onnxruntime', versions()[0], True)]
+    for name in providers.names():
+        provider = providers.load(name)
+        problem = provider.problem()
+        checks.append(Check(f'provider {name}', 'missing' if problem else
+                            ', '.join(provider.PRECISIONS), not problem, needed=name == 'cpu',
+                            advice=problem))
+    return checks
 
 
 def _ros() -> list[Check]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mbrl_ros import __version__
-from mbrl_ros.cli import bag, demo, doctor, evaluate, train
+from mbrl_ros.cli import bag, bench, demo, doctor, evaluate, train
 from mbrl_ros.core.errors import MbrlError
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ app.command('train')(train.train)
 app.command('evaluate')(evaluate.evaluate)
 app.command('doctor')(doctor.doctor)
 app.add_typer(bag.app, name='bag')
+app.add_typer(bench.app, name='bench')
 
 
 def main() -> None:

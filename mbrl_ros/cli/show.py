@@ -64,6 +64,15 @@ def trial(console: Console, number: int, steps: int) -> Iterator[Callable[[int],
         yield lambda done: progress.update(task, completed=done)
 
 
+@contextmanager
+def measuring(console: Console) -> Iterator[Callable[[int, int, str], None]]:
+    """Show a benchmark: yields a callback (calls done, of how many, what)."""
+    with _bar(console, transient=True) as progress:
+        task = progress.add_task('measure', total=None, info='')
+        yield lambda done, total, what: progress.update(task, completed=done, total=total,
+                                                        info=what)
+
+
 def scores(console: Console, robot: RobotSpec, evaluation: 'Evaluation', title: str) -> None:
     """Print the scores of a model, a row a field."""
     table = Table(title=f'{title} ({evaluation.transitions} transitions)')

@@ -1,0 +1,48 @@
+"""What a measurement was taken on: without it, a time says nothing."""
+
+from datetime import datetime, UTC
+from importlib.metadata import PackageNotFoundError, version
+import os
+from pathlib import Path
+import platform
+import shutil
+import subprocess
+from typing import Any
+
+PACKAGES = ('mbrl_ros', 'numpy', 'onnxruntime', 'onnxruntime-gpu', 'openvino', 'torch')
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return date, processor, cores this process may use, GPU and versions."""
+    return {'date': datetime.now(UTC).isoformat(timespec='seconds'),
+            'processor': _processor(), 'cores': len(os.sched_getaffinity(0)), 'gpu': _gpu(),
+            'system': f'{platform.system()} {platform.machine()}',
+            'versions': {'python': platform.python_version(), **_versions()}}
+
+
+def _processor() -> str:
+    info = Path('/proc/cpuinfo')
+    for line in info.read_text().splitlines() if info.is_file() else []:
+        name, _, value = line.partition(':')
+        if name.strip() == 'model name':
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpu() -> str | None:
+    """Ask the driver, because torch may be a build without CUDA."""
+    if shutil.which('nvidia-smi') is None:
+        return None
+    asked = subprocess.run(['nvidia-smi', '--query-gpu=name', '--format=csv,noheader'],
+                           capture_output=True, text=True, check=False, timeout=30)
+    return asked.stdout.strip() or None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

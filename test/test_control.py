@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mbrl_ros.control.gate import SafetyGate
-from mbrl_ros.control.mpc import Decision, Mpc
+from mbrl_ros.control.mpc import Decision, Inputs, Mpc
 from mbrl_ros.control.tick import CollectPilot, Observation, PlanPilot
 from mbrl_ros.core.errors import PlanningError
 from mbrl_ros.core.task import Bounds
@@ -73,6 +73,11 @@ def test_safe_value_is_not_slowed_and_is_where_the_next_action_starts():
     assert gate.check(np.array([-2.0]), REST, '', 0.0).command.tolist() == [-0.5]
 
 
+def decision_of(tick, actions, start):
+    inputs = Inputs(tick, start, np.empty((0, 1)), None, {}, np.empty(0), np.empty(0))
+    return Decision(inputs, actions, start, 0.5, 0, 0.0, None, None)
+
+
 class FakeMpc:
     """Plan number n is [n.0, n.1, n.2]; it can be held back, or fail."""
 
@@ -87,7 +92,7 @@ class FakeMpc:
         if error:
             raise error
         actions = 0.1 * tick + np.array([[0.0], [0.01], [0.02]])
-        return Decision(tick, actions, observation, 0.5, 0, 0.0, None, None)
+        return decision_of(tick, actions, observation)
 
     def forget(self):
         self.calls.append('forgotten')

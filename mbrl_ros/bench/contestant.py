@@ -1,6 +1,7 @@
 """Our side of the comparison with mbrl-lib: its budget, our controller."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from mbrl_ros.core.task import load_task
 from mbrl_ros.planning import ActionSpace, make_planner
 from mbrl_ros.planning.cem import Config
 from mbrl_ros.runtime import artifact
-from mbrl_ros.runtime.rollout import Draw, Rollout
+from mbrl_ros.runtime.rollout import Rollout
 
 ROBOT, TASK = 'cartpole', 'cartpole_swingup'
 ELITES_SHARE, SMOOTHING = 0.1, 0.1  # cem_elite_ratio and cem_alpha of mbrl-lib's pets_cartpole
@@ -63,8 +64,8 @@ class Contestant:
 
     def costs(self, state: np.ndarray, actions: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Return the costs (P,) of candidates (P, H, A) under a given noise (H, K, S)."""
-        draw = self.rollout.draw(np.random.default_rng(0))  # for its goal
-        return self.rollout.costs(state, actions, Draw(noise, draw.permutation, draw.goal))
+        draw = self.rollout.draw(np.random.default_rng(0))
+        return self.rollout.costs(state, actions, replace(draw, noise=noise))
 
     def close(self) -> None:
         """Stop the threads."""

@@ -1,7 +1,7 @@
 """Model-predictive control: carry the state forward to when the command acts, then plan."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 import time
 from typing import Any
@@ -16,16 +16,47 @@ from mbrl_ros.runtime.rollout import Draw, Prediction, Rollout
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """
+    Whatever a decision depends on, beside the model and the settings.
+
+    Attributes
+    ----------
+    tick : int
+        Tick at which the plan's first action is to be sent.
+    observation : array, shape (S,)
+        Latest observation.
+    in_flight : array, shape (D, A)
+        Commands that act between the observation and the plan's first action.
+    warm : dataclass of arrays
+        The planner's state, shifted to this tick.
+    generator : dict
+        State of the random generator's bits.
+    goal, weights : array, shapes (G,) and (T,), float32
+        Of the task.
+
+    """
+
+    tick: int
+    observation: np.ndarray
+    in_flight: np.ndarray
+    warm: Any
+    generator: dict[str, Any]
+    goal: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
 class Decision:
     """
     One plan and what it was made from.
 
     Attributes
     ----------
-    tick : int
-        Tick at which `actions[0]` is to be sent; `actions[i]` belongs to tick + i.
+    inputs : Inputs
+        `Mpc.decide` makes the same plan from them again, bit for bit.
     actions : array, shape (H, A)
-        Planned actions.
+        Planned actions; `actions[i]` belongs to `tick` + i.
     start : array, shape (S,)
         State the plan starts from: the observation carried through the commands in flight.
     spread : float
@@ -39,7 +70,7 @@ class Decision:
 
     """
 
-    tick: int
+    inputs: Inputs
     actions: np.ndarray
     start: np.ndarray
     spread: float
@@ -47,6 +78,11 @@ class Decision:
     plan_s: float
     rollout: Rollout
     draw: Draw
+
+    @property
+    def tick(self) -> int:
+        """Tick at which `actions[0]` is to be sent."""
+        return self.inputs.tick
 
     @cached_property
     def prediction(self) -> Prediction:
@@ -98,18 +134,35 @@ class Mpc:
             If too few candidates have a finite cost.
 
         """
-        began = time.perf_counter()
-        start = observation
-        for command in in_flight:
-            start = self._step(start, command)[:, 0].mean(axis=0)
         shift = min(tick - self._tick, self._rollout.horizon) if self._tick else 0
-        warm = self._planner.shift(self._state, shift) if shift else self._state
-        draw = self._rollout.draw(self._generator)
-        plan = optimise(self._planner, warm, self._noise,
+        return self.decide(Inputs(
+            tick, observation, np.reshape(in_flight, (-1, len(self._robot.action))),
+            self._planner.shift(self._state, shift) if shift else self._state,
+            self._generator.bit_generator.state, self._rollout.goal, self._rollout.weights))
+
+    def decide(self, inputs: Inputs) -> Decision:
+        """
+        Plan from given inputs, now or when a log is replayed; the next plan starts from this one.
+
+        Raises
+        ------
+        PlanningError
+            If too few candidates have a finite cost.
+
+        """
+        began = time.perf_counter()
+        self._generator.bit_generator.state = inputs.generator
+        start = inputs.observation
+        for command in inputs.in_flight:
+            start = self._step(start, command)[:, 0].mean(axis=0)
+        # Not the rollout's own goal, which a message may have changed since.
+        draw = replace(self._rollout.draw(self._generator), goal=inputs.goal,
+                       weights=inputs.weights)
+        plan = optimise(self._planner, inputs.warm, self._noise,
                         lambda actions: self._rollout.costs(start, actions, draw))
-        self._state, self._tick = plan.state, tick
+        self._state, self._tick = plan.state, inputs.tick
         spread = float(self._dynamics.spread(self._step(start, plan.actions[0]))[0])
-        return Decision(tick, plan.actions, start, spread, plan.rejected,
+        return Decision(inputs, plan.actions, start, spread, plan.rejected,
                         time.perf_counter() - began, self._rollout, draw)
 
     def forget(self) -> None:

@@ -44,6 +44,8 @@ class ObservationField(MessageField):
 
     feature: Feature = 'linear'
     target: Target = 'delta'
+    # A driver may leave a velocity out, or send NaN: take the slope of the joint's position.
+    when_missing: Literal['refuse', 'derive'] = 'refuse'
 
     @model_validator(mode='after')
     def _check_joint(self) -> 'ObservationField':
@@ -54,12 +56,18 @@ class ObservationField(MessageField):
 
 
 class ActionField(MessageField):
-    """A number the robot obeys: limits and safe value in `unit`, rate limit in `unit` a second."""
+    """
+    A number the robot obeys: limits and safe value in `unit`, rate limit in `unit` a second.
+
+    `joint` is what the robot's own controller calls it: where that can be asked, at configure,
+    another order of joints is refused.
+    """
 
     min: float
     max: float
     rate_limit: float = Field(gt=0)
     safe_value: float
+    joint: str = ''
 
     @model_validator(mode='after')
     def _check_range(self) -> 'ActionField':
@@ -71,11 +79,17 @@ class ActionField(MessageField):
 
 
 class SimulationSpec(Strict):
-    """How the simulated robot starts: MJCF below models/ (or a path), keyframe, noise on it."""
+    """
+    How the simulated robot starts: MJCF below models/ (or a path), keyframe, noise on it.
+
+    A topic of `topic_rates_hz` is published at that rate, a multiple of the control rate; all
+    others at the control rate.
+    """
 
     mjcf: str
     keyframe: str
     initial_std: float = Field(default=0.0, ge=0.0)
+    topic_rates_hz: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
 
 class RobotSpec(Strict):
@@ -90,6 +104,9 @@ class RobotSpec(Strict):
         Defines the action vector, shape (A,), in this order.
     stale_after_s : dict of str to float
         Age [s] at which an observation of each topic may no longer be acted upon.
+    actuation_delay_steps : int
+        Control periods that the robot holds a command back, beyond its own control cycle.
+        `mbrl-ros doctor BAG` estimates it; training and control both take it into account.
 
     """
 
@@ -99,6 +116,7 @@ class RobotSpec(Strict):
     observation: tuple[ObservationField, ...] = Field(min_length=1)
     action: tuple[ActionField, ...] = Field(min_length=1)
     stale_after_s: dict[str, Annotated[float, Field(gt=0)]]
+    actuation_delay_steps: int = Field(default=0, ge=0, le=20)
     simulation: SimulationSpec | None = None
 
     @model_validator(mode='after')
@@ -194,8 +212,9 @@ class RobotSpec(Strict):
         wire = {'topic', 'type', 'path'}
         return {
             'control_rate_hz': self.control_rate_hz,
-            'observation': [f.model_dump(exclude=wire) for f in self.observation],
-            'action': [f.model_dump(exclude={*wire, 'safe_value', 'rate_limit'})
+            'observation': [f.model_dump(exclude={*wire, 'when_missing'})
+                            for f in self.observation],
+            'action': [f.model_dump(exclude={*wire, 'safe_value', 'rate_limit', 'joint'})
                        for f in self.action],
         }
 

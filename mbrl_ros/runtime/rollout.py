@@ -31,13 +31,15 @@ class Draw:
     """
     What all candidates of one plan share.
 
-    Random numbers, noise (H, K, S) and with TS1 permutation (H, K), and the goal (G,) as it was
-    when the plan began: a goal that changes meanwhile must not split one ranking in two.
+    Random numbers, noise (H, K, S) and with TS1 permutation (H, K), and goal (G,) and weights
+    (T,) as they were when the plan began: what changes meanwhile must not split one ranking in
+    two.
     """
 
     noise: np.ndarray
     permutation: np.ndarray
     goal: np.ndarray
+    weights: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -116,14 +118,31 @@ class Rollout:
                              'number(s)')
         self._goal = np.asarray(goal, np.float32)
 
+    @property
+    def goal(self) -> np.ndarray:
+        """Goal (G,) of the next plan, float32."""
+        return self._goal
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Weights (T,) of the next plan, float32."""
+        return self._weights
+
+    def set_weights(self, weights: np.ndarray) -> None:
+        """Weigh the cost terms anew, shape (T,), from the next call on."""
+        if np.shape(weights) != self._weights.shape:
+            raise ValueError(f'weights of shape {np.shape(weights)}; the task has '
+                             f'{len(self._weights)} cost term(s)')
+        self._weights = np.asarray(weights, np.float32)
+
     def draw(self, rng: np.random.Generator) -> Draw:
-        """Draw the random numbers of one plan, and take down its goal."""
+        """Draw the random numbers of one plan, and take down its goal and weights."""
         shape = (self.horizon, self.particles)
         noise = rng.standard_normal((*shape, self._num_state), dtype=np.float32)
         order = np.empty((self.horizon, 0), np.int64)
         if self.propagation == 'ts1':
             order = rng.permuted(np.tile(np.arange(self.particles), (self.horizon, 1)), axis=1)
-        return Draw(noise, order, self._goal)
+        return Draw(noise, order, self._goal, self._weights)
 
     def costs(self, state: np.ndarray, actions: np.ndarray, draw: Draw) -> np.ndarray:
         """
@@ -202,7 +221,7 @@ class Rollout:
     def _run(self, outputs: list[str], state: np.ndarray, actions: np.ndarray,
              draw: Draw) -> list[np.ndarray]:
         feeds = {'state': state.astype(np.float32), 'actions': actions, 'noise': draw.noise,
-                 'goal': draw.goal, 'weights': self._weights}
+                 'goal': draw.goal, 'weights': draw.weights}
         if self.propagation == 'ts1':
             feeds['permutation'] = draw.permutation
         return self._session.run(outputs, feeds)

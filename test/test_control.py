@@ -142,10 +142,14 @@ def test_late_plan_takes_the_next_action_of_the_last(mpc, fly):
     assert [command(t) for t in late] == [0.11, 0.12]
     assert [(t.missed, t.decision.tick) for t in late] == [(True, 1)] * 2
     assert [call[0] for call in mpc.calls] == [1, 2]
+    # Then the last command is held for three ticks, then the safe value is sent.
+    held = [pilot.tick(FRESH) for _ in range(3)]
+    assert [command(t) for t in held] == [0.12] * 3
     spent = pilot.tick(FRESH)
     assert (spent.verdict.safe, spent.missed, spent.decision) == (True, True, None)
     assert command(spent) == 0.0
-    assert 'no plan' in spent.verdict.reason
+    assert spent.verdict.reason == 'the last plan is 6 ticks old'
+    assert [t.rung for t in (*late, *held, spent)] == ['shifted'] * 2 + ['held'] * 3 + ['safe']
 
 
 def test_plan_that_was_late_is_acted_upon_when_it_is_there(mpc, fly, eventually):

@@ -57,8 +57,8 @@ def matched(robot, eventually):
             lambda: robot.states.get_subscription_count() == 1
             and robot.count_publishers(f'/{COMMANDS}') == 1
             and all(p.get_subscription_count() == 1 for p in (
-                *controller._commands.values(), controller._tick_publisher,
-                controller._plan_publisher)))
+                *controller._outlet._publishers.values(), controller._topics._tick,
+                controller._topics._plan)))
         time.sleep(0.1)  # the other side has matched too
     return wait
 
@@ -160,14 +160,15 @@ def test_an_error_in_the_loop_leaves_the_safe_value_and_says_so(
         raise ZeroDivisionError('cosmic ray')
     monkeypatch.setattr(controller._built.pilot, 'tick', fail)
     robot.observe()
-    assert eventually(lambda: len(robot.sent) == 3)
-    assert robot.sent[-1] == SAFE
+    assert eventually(lambda: len(robot.sent) == 4)  # by the loop, and by the deactivation
+    assert robot.sent[-2:] == [SAFE, SAFE]
     assert logged('control loop stopped')
     assert logged('ZeroDivisionError: cosmic ray')
     assert eventually(lambda: 'safety' in robot.statuses
                       and robot.statuses['safety'].level == DiagnosticStatus.ERROR)
     assert robot.statuses['safety'].message == 'control loop stopped; see the log'
-    assert controller.trigger_deactivate() == OK
+    # It does not stay active with nobody at the wheel.
+    assert eventually(lambda: controller._state_machine.current_state[1] == 'inactive')
 
 
 def test_an_error_in_a_transition_leaves_the_node_unconfigured(files, ros, monkeypatch, logged):
@@ -320,7 +321,8 @@ def test_diagnostics_once_a_second_with_the_figures(start, robot, answer, eventu
     assert model['hash'] == artifact.sha256((files / 'dynamics.onnx').read_bytes()).hexdigest()
     assert float(model['spread']) == pytest.approx(0.0, abs=1e-6)  # the members are equal
     assert float(model['spread_limit']) > 0.0
-    assert robot.values('safety') == {'safe': '0', 'slowed': '0', 'crashed': '0'}
+    assert robot.values('safety') == {
+        'safe': '0', 'slowed': '0', 'crashed': 'False', 'stops': '0'}
 
 
 def test_tick_and_plan_tell_what_was_decided(start, robot, answer, eventually):

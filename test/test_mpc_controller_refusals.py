@@ -106,7 +106,7 @@ def slow_controller(files, **changes):
     """Make a controller that has measured a p99 of 50 ms, where the period is 40 ms."""
     controller = make_controller(files, **changes)
     assert controller.trigger_configure() == OK, controller.refusal
-    controller._built = replace(controller._built, plan_p99_s=0.05)
+    controller._engine = replace(controller._engine, plan_p99_s=0.05)
     return controller
 
 
@@ -116,7 +116,7 @@ def test_configure_measures_plans(files, ros, logged):
     controller = make_controller(files)
     assert controller.trigger_configure() == OK, controller.refusal
     assert logged('the period is 40 ms')
-    assert controller._built.plan_p99_s > 0.04
+    assert controller._engine.plan_p99_s > 0.04
     controller.leave()
     controller.destroy_node()
 
@@ -142,7 +142,7 @@ def test_slow_plans_are_activated_in_lockstep_and_on_demand(files, ros, changes)
 
 def test_plans_beyond_the_deadline_are_warned_of(files, ros, logged):
     controller = slow_controller(files, lockstep=False)
-    controller._built = replace(controller._built, plan_p99_s=0.035)
+    controller._engine = replace(controller._engine, plan_p99_s=0.035)
     assert controller.trigger_activate() == OK, controller.refusal
     assert logged('plans take 35.0 ms (99th percentile at configure); the deadline is 32 ms')
     controller.leave()
@@ -158,7 +158,7 @@ def reason_of(controller, name, value):
     ('mode', 'fly', ["'drive' or 'collect'", "'fly'"]),
     ('deadline', 1.5, ['deadline', 'Min: 0.0, Max: 1.0, value: 1.5']),
     ('deadline', 0.0, ['deadline', 'greater than 0']),
-    ('actuation_delay_steps', 21, ['Min: 0, Max: 20, value: 21']),
+    ('actuation_delay_steps', 21, ['Min: -1, Max: 20, value: 21']),
     ('max_spread', 0.5, ['max_spread', 'Min: 1.0, Max: 1000000.0, value: 0.5']),
     ('seed', -1, ['seed', 'Min: 0, ']),
     ('lockstep', 3, ['Wrong parameter type'])])

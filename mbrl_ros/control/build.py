@@ -1,6 +1,6 @@
 """Put a pilot together: from names and settings to what turns observations into ticks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 import time
 
@@ -8,6 +8,8 @@ import numpy as np
 
 from mbrl_ros.control.exploration import make_signal
 from mbrl_ros.control.gate import SafetyGate
+from mbrl_ros.control.ladder import LadderConfig
+from mbrl_ros.control.latch import Latch
 from mbrl_ros.control.mpc import Mpc
 from mbrl_ros.control.tick import CollectPilot, Pilot, PlanPilot
 from mbrl_ros.core.robot import RobotSpec
@@ -38,28 +40,56 @@ class PilotConfig:
     precision: str
     delay_steps: int
     deadline_s: float | None
+    ladder: LadderConfig
     max_spread: float
     seed: int
+
+    def with_model(self, model: Path) -> 'PilotConfig':
+        """Return the same settings for another model."""
+        return replace(self, model=model)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """
+    What plans: a model, loaded, verified, compiled and warmed up, and what to report of it.
+
+    `spread_limit` is in typical steps; `plan_p50_s` and `plan_p99_s` are percentiles of the time
+    of a plan, measured here.
+    """
+
+    mpc: Mpc
+    rollout: Rollout
+    spread_limit: float
+    plan_p50_s: float
+    plan_p99_s: float
+    notes: list[str]
+    facts: dict[str, object]
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self.rollout.close()
 
 
 @dataclass(frozen=True)
 class Built:
-    """
-    A pilot, its rollout (None when collecting), and what to log and report of them.
-
-    `plan_p99_s` is the 99th percentile of the time of a plan, measured here; 0 without plans.
-    """
+    """A pilot, the engine it plans with (None when collecting), and what to log and report."""
 
     pilot: Pilot
-    rollout: Rollout | None = None
-    plan_p99_s: float = 0.0
+    engine: Engine | None
     notes: list[str] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
 
+    def close(self) -> None:
+        """Stop all threads."""
+        self.pilot.close()
+        if self.engine is not None:
+            self.engine.close()
 
-def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig) -> Built:
+
+def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig, latch: Latch) -> Built:
     """
-    Build a pilot, the model loaded, verified, compiled and warmed up.
+    Build a pilot, its model loaded, verified, compiled and warmed up.
 
     Raises
     ------
@@ -67,13 +97,39 @@ def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig) -> Built:
         If the model, the task or the provider is refused.
 
     """
-    generator = np.random.default_rng(config.seed)
     if config.signal:
-        gate = SafetyGate(robot, float('inf'), task.termination)
-        return Built(CollectPilot(
-            make_signal(config.signal, config.source_config, robot, generator), gate),
+        gate = SafetyGate(robot, float('inf'), task.termination, latch)
+        signal = make_signal(config.signal, config.source_config, robot,
+                             np.random.default_rng(config.seed))
+        return Built(CollectPilot(signal, gate), None,
                      notes=[f"collects with signal '{config.signal}', seed {config.seed}"],
                      facts={'signal': config.signal, 'seed': config.seed})
+    engine = build_engine(robot, task, config)
+    gate = SafetyGate(robot, engine.spread_limit, task.termination, latch)
+    pilot = PlanPilot(engine.mpc, gate, robot, config.delay_steps, config.deadline_s,
+                      config.ladder)
+    return Built(pilot, engine, engine.notes, engine.facts)
+
+
+def build_engine(robot: RobotSpec, task: TaskSpec, config: PilotConfig,
+                 num_tiles: int | None = None) -> Engine:
+    """
+    Load, verify, compile and warm up what plans.
+
+    Parameters
+    ----------
+    robot, task, config
+        What to build.
+    num_tiles : int, optional
+        Tiles of a population, as another engine found them or a log says: nothing is measured
+        then, and only a few plans warm up. Without it they are measured if plans have a deadline.
+
+    Raises
+    ------
+    ModelError, SpecError, ProviderError
+        If the model, the task or the provider is refused.
+
+    """
     model = artifact.load(config.model, robot)
     began = time.perf_counter()
     rollout = Rollout(model, robot, task, config.rollout.particles, config.rollout.propagation,
@@ -81,19 +137,21 @@ def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig) -> Built:
     compile_s = time.perf_counter() - began
     space = ActionSpace(task.horizon, robot.action_min, robot.action_max)
     planner = make_planner(config.planner, config.source_config, space)
-    mpc = Mpc(model, rollout, planner, robot, generator)
+    mpc = Mpc(model, rollout, planner, robot, np.random.default_rng(config.seed))
     try:
-        if config.deadline_s is not None:  # lock-step must give the same bits every time
-            mpc.calibrate()
-        times_s = mpc.warm_up()
+        if num_tiles is not None:
+            rollout.num_tiles = num_tiles
+            times_s = mpc.warm_up(most_plans=0)
+        else:
+            if config.deadline_s is not None:  # lock-step must give the same bits every time
+                mpc.calibrate()
+            times_s = mpc.warm_up()
     except Exception:
         rollout.close()
         raise
     p50_ms, p99_ms = np.quantile(times_s, [0.5, 0.99]) * 1e3
     # Members that agree to the last digit on the holdout must not forbid every other place.
     limit = config.max_spread * max(model.metadata['spread_p99'], SMALLEST_SPREAD)
-    gate = SafetyGate(robot, limit, task.termination)
-    pilot = PlanPilot(mpc, gate, robot, config.delay_steps, config.deadline_s)
     notes = [
         f'model {config.model}, hash {model.hash[:16]}, provider {rollout.provider} in '
         f'{rollout.precision}, {rollout.num_tiles} tiles',
@@ -107,4 +165,4 @@ def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig) -> Built:
     facts = {'provider': rollout.provider, 'precision': rollout.precision,
              'configured_p99_ms': float(p99_ms), 'hash': model.hash, 'path': str(config.model),
              'seed': config.seed, 'spread_limit': limit}
-    return Built(pilot, rollout, float(p99_ms) * 1e-3, notes, facts)
+    return Engine(mpc, rollout, limit, float(p50_ms) * 1e-3, float(p99_ms) * 1e-3, notes, facts)

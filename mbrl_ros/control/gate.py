@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mbrl_ros.control.latch import Latch
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import Bounds
 
@@ -43,6 +44,15 @@ class SafetyGate:
         Largest one-step disagreement of the members, in typical steps, that is still trusted.
     termination : dict of str to Bounds
         Ranges of state fields outside which the task does not act.
+    latch : Latch, optional
+        Emergency stop: while it is tripped nothing but the safe value passes.
+
+    Attributes
+    ----------
+    max_spread : float
+        As given; a model that takes over brings its own.
+    last : array, shape (A,)
+        The last command that was let out.
 
     Notes
     -----
@@ -51,19 +61,20 @@ class SafetyGate:
 
     """
 
-    def __init__(self, robot: RobotSpec, max_spread: float,
-                 termination: dict[str, Bounds]) -> None:
-        self._max_spread, self._names = max_spread, robot.action_names
-        self._low, self._high = robot.action_min - TOLERANCE, robot.action_max + TOLERANCE
+    def __init__(self, robot: RobotSpec, max_spread: float, termination: dict[str, Bounds],
+                 latch: Latch | None = None) -> None:
+        self.max_spread, self._names = max_spread, robot.action_names
+        self._latch = latch or Latch()
+        self._low, self._high = robot.action_min, robot.action_max
         self._safe_value = robot.safe_value
         self._termination = [(robot.state_names.index(name), name, bounds)
                              for name, bounds in termination.items()]
         self._step = robot.action_rate_limit * robot.dt_s
-        self._last = self._safe_value
+        self.last = self._safe_value
 
     def forget(self) -> None:
         """Start from the safe value again, as the robot does after a pause."""
-        self._last = self._safe_value
+        self.last = self._safe_value
 
     def check(self, action: np.ndarray | None, state: np.ndarray | None, problem: str,
               spread: float) -> Verdict:
@@ -82,15 +93,17 @@ class SafetyGate:
             Disagreement of the members here, in typical steps; 0 where no model is used.
 
         """
-        reason = problem or self._refusal(action, state, spread)
+        reason = self._latch.reason or problem or self._refusal(action, state, spread)
         if reason or action is None:
             return self._out(self._safe_value, reason or 'no plan yet', safe=True)
-        slowed = np.minimum(np.maximum(action, self._last - self._step), self._last + self._step)
+        slowed = np.minimum(np.maximum(action, self.last - self._step), self.last + self._step)
         limited = np.abs(slowed - action) > TOLERANCE
+        # What rounding put beyond a limit is brought back to it.
+        slowed = np.minimum(np.maximum(slowed, self._low), self._high)
         if limited.any():
             names = ', '.join(np.array(self._names)[limited])
             return self._out(slowed, f'slowed to the rate limit: {names}', safe=False)
-        return self._out(action, '', safe=False)
+        return self._out(slowed, '', safe=False)
 
     def _refusal(self, action: np.ndarray | None, state: np.ndarray | None,
                  spread: float) -> str:
@@ -104,13 +117,13 @@ class SafetyGate:
             return 'no plan yet'
         if not np.isfinite(action).all():
             return f'action is not finite: {action}'
-        if ((action < self._low) | (action > self._high)).any():
+        if ((action < self._low - TOLERANCE) | (action > self._high + TOLERANCE)).any():
             return f'action {action} outside the limits [{self._low}, {self._high}]'
-        if not spread <= self._max_spread:
+        if not spread <= self.max_spread:
             return (f'model not trusted here: members disagree by {spread:.3g} typical steps, '
-                    f'limit {self._max_spread:.3g}')
+                    f'limit {self.max_spread:.3g}')
         return ''
 
     def _out(self, command: np.ndarray, reason: str, *, safe: bool) -> Verdict:
-        self._last = command
+        self.last = command
         return Verdict(command, reason, safe)

@@ -1,6 +1,6 @@
 """Model-predictive control: carry the state forward to when the command acts, then plan."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 import time
@@ -30,7 +30,7 @@ class Inputs:
         Commands that act between the observation and the plan's first action.
     warm : dataclass of arrays
         The planner's state, shifted to this tick.
-    generator : dict
+    generator : mapping
         State of the random generator's bits.
     goal, weights : array, shapes (G,) and (T,), float32
         Of the task.
@@ -41,7 +41,7 @@ class Inputs:
     observation: np.ndarray
     in_flight: np.ndarray
     warm: Any
-    generator: dict[str, Any]
+    generator: Mapping[str, Any]
     goal: np.ndarray
     weights: np.ndarray
 
@@ -168,6 +168,13 @@ class Mpc:
     def forget(self) -> None:
         """Drop the warm start."""
         self._state, self._tick = self._planner.init(), 0
+
+    def adopt(self, other: 'Mpc') -> None:
+        """Go on where another one is: its warm start, its random numbers, its goal and weights."""
+        self._state, self._tick = other._state, other._tick
+        self._generator.bit_generator.state = other._generator.bit_generator.state
+        self._rollout.set_goal(other._rollout.goal)
+        self._rollout.set_weights(other._rollout.weights)
 
     def calibrate(self) -> None:
         """Cut the population into the tiles that are fastest on this machine."""

@@ -1,15 +1,17 @@
-"""The control tick: plan in time or fall back, then through the safety gate."""
+"""The control tick: plan in time or climb down the fallback ladder, then through the gate."""
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+import traceback
 from typing import Protocol
 
 import numpy as np
 
 from mbrl_ros.control.exploration import Signal
 from mbrl_ros.control.gate import SafetyGate, Verdict
+from mbrl_ros.control.ladder import climb_down, DEFAULT_LADDER, LadderConfig, Rung
 from mbrl_ros.control.mpc import Decision, Mpc
 from mbrl_ros.core.errors import PlanningError
 from mbrl_ros.core.robot import RobotSpec
@@ -50,9 +52,13 @@ class Tick:
     decision : Decision or None
         The plan acted upon; None in collect mode and before the first plan.
     missed : bool
-        True if this tick's plan was late, and the command is the next action of an older plan.
+        True if this tick's plan was late.
+    rung : {'plan', 'shifted', 'held', 'safe'}
+        Step of the fallback ladder that the command stands on; a signal's action counts as 'plan'.
     finished : tuple of Decision
         Plans that came in during this tick, late ones too: what a meter of plan times counts.
+    failure : str
+        Traceback of a planner that raised what no planner should; empty otherwise.
 
     """
 
@@ -60,7 +66,9 @@ class Tick:
     verdict: Verdict
     decision: Decision | None
     missed: bool
+    rung: Rung
     finished: tuple[Decision, ...] = ()
+    failure: str = ''
 
 
 class Pilot(Protocol):
@@ -87,7 +95,8 @@ class CollectPilot:
         self._index += 1
         verdict = self._gate.check(self._signal.next(), observation.state, observation.problem,
                                    spread=0.0)
-        return Tick(self._index, verdict, None, missed=False)
+        return Tick(self._index, verdict, None, missed=False,
+                    rung='safe' if verdict.safe else 'plan')
 
     def forget(self) -> None:
         """Begin from the safe value; the signal goes on."""
@@ -113,18 +122,21 @@ class PlanPilot:
         Control periods from an observation to the moment its command acts.
     deadline_s : float or None
         Time a tick may wait for its plan; None waits for ever (lock-step).
+    ladder : LadderConfig
+        What ticks without a plan may do, and how long.
 
     """
 
     def __init__(self, mpc: Mpc, gate: SafetyGate, robot: RobotSpec, delay_steps: int,
-                 deadline_s: float | None) -> None:
+                 deadline_s: float | None, ladder: LadderConfig = DEFAULT_LADDER) -> None:
         self._mpc, self._gate, self._robot = mpc, gate, robot
-        self._deadline_s = deadline_s
+        self._deadline_s, self._ladder = deadline_s, ladder
         self._in_flight = deque([robot.safe_value] * delay_steps, maxlen=delay_steps)
         self._worker = ThreadPoolExecutor(1, 'plan')
         self._running: Future[Decision] | None = None
         self._last: Decision | None = None
         self._finished: list[Decision] = []
+        self._failure = ''
         self._index = 0
 
     def tick(self, observation: Observation) -> Tick:
@@ -140,18 +152,20 @@ class PlanPilot:
                     self._mpc.plan, self._index, state, tuple(self._in_flight))
             if self._running is not None:
                 problem = self._collect() or (problem if self._running is not None else '')
-        age = self._index - self._last.tick if self._last is not None else 0
-        decision = self._last
-        if decision is not None and age >= len(decision.actions):
-            decision = None
-        action = decision.actions[age] if decision is not None else None
+        failed = bool(problem)
+        action, rung = climb_down(self._ladder, self._last, self._index, self._gate.last)
+        decision = self._last if action is not None else None
+        if self._last is not None and decision is None:
+            problem = problem or f'the last plan is {self._index - self._last.tick} ticks old'
         spread = decision.spread if decision is not None else 0.0
         verdict = self._gate.check(action, state, problem, spread)
         self._in_flight.append(verdict.command)
         late = self._last is None or self._last.tick != self._index
-        missed = usable and not problem and observation.fresh and late
+        missed = usable and not failed and observation.fresh and late
         finished, self._finished = tuple(self._finished), []
-        return Tick(self._index, verdict, decision, missed, finished)
+        failure, self._failure = self._failure, ''
+        return Tick(self._index, verdict, decision, missed, 'safe' if verdict.safe else rung,
+                    finished, failure)
 
     def _collect(self) -> str:
         """Wait for the running plan until the deadline; return what went wrong, if anything."""
@@ -160,9 +174,13 @@ class PlanPilot:
             self._last = self._running.result(self._deadline_s)
         except FutureTimeout:
             return ''
-        except PlanningError as error:
-            # The older plan led here: no further action of it is taken.
+        except Exception as error:
+            # The older plan led here: no further action of it is taken. A planner may be the
+            # user's own file: whatever it raises, the next observation gets another try.
             self._running = self._last = None
+            if not isinstance(error, PlanningError):
+                self._failure = traceback.format_exc()
+                return f'the planner failed: {type(error).__name__}: {error}'
             return str(error)
         self._running = None
         self._finished.append(self._last)
@@ -181,6 +199,20 @@ class PlanPilot:
         self._in_flight.extend([self._robot.safe_value] * len(self._in_flight))
         self._mpc.forget()
         self._gate.forget()
+
+    def replace_model(self, mpc: Mpc, max_spread: float) -> bool:
+        """
+        Plan with another model from the next tick on; return False while a plan still runs.
+
+        The warm start, the random numbers and the commands in flight go over to it.
+        """
+        if self._running is not None and not self._running.done():
+            return False
+        if self._running is not None:
+            self._collect()
+        mpc.adopt(self._mpc)
+        self._mpc, self._gate.max_spread = mpc, max_spread
+        return True
 
     def close(self) -> None:
         """Let the running plan finish and stop the thread."""

@@ -38,8 +38,12 @@ class ManagedNode(LifecycleNode):
     ----------
     params_models : dict of str to type of Strict
         Models of the declared parameters by their prefix; the node's own has the prefix ''.
+    live_params : frozenset of str
+        Parameters of the node's own that may be set while it is configured.
 
     """
+
+    live_params: frozenset[str] = frozenset()
 
     def __init__(self, name: str, model: type[NodeParams]) -> None:
         super().__init__(name)
@@ -132,10 +136,11 @@ class ManagedNode(LifecycleNode):
         for prefix, model in self.params_models.items():
             names = [prefix + field for field in model.model_fields]
             ours = {p.name: p.value for p in changes if p.name in names}
-            if ours and self.is_configured:
+            fixed = sorted(ours.keys() - self.live_params)
+            if fixed and self.is_configured:
                 return SetParametersResult(
                     successful=False,
-                    reason=f'{next(iter(ours))} is read at configure: clean up the node, then '
+                    reason=f'{fixed[0]} is read at configure: clean up the node, then '
                            'set it')
             try:
                 if ours and all(self.has_parameter(name) for name in names):

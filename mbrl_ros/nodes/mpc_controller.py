@@ -1,23 +1,21 @@
 """The controller node: drives a robot with a learned model, or collects data from it."""
 
-from collections import Counter, deque
 from functools import partial
 import gc
 from pathlib import Path
-from threading import Event, Thread
-import traceback
-from typing import Any, Literal
+from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
-from pydantic import Field
-from rclpy.duration import Duration
-from rclpy.publisher import Publisher
-from trajectory_msgs.msg import JointTrajectory
+from rclpy.task import Future
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
 
 from mbrl_ros.control import exploration
-from mbrl_ros.control.build import build_pilot, Built, PilotConfig
+from mbrl_ros.control.build import build_engine, build_pilot, Built, Engine, PilotConfig
 from mbrl_ros.control.inbox import ObservationInbox
+from mbrl_ros.control.ladder import LadderConfig
+from mbrl_ros.control.latch import Latch
+from mbrl_ros.control.meter import Meter
 from mbrl_ros.control.tick import Tick
 from mbrl_ros.core.errors import ObservationError, PlanningError
 from mbrl_ros.core.message_path import MessagePath
@@ -25,50 +23,17 @@ from mbrl_ros.core.paths import find_model
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.core.task import load_task, TaskSpec
 from mbrl_ros.nodes import params
-from mbrl_ros.nodes.diagnostics import Diagnostics, ERROR, OK, Report, status, WARN
-from mbrl_ros.nodes.lifecycle import ManagedNode, NodeParams, run
-from mbrl_ros.nodes.messages import (
-    build_commands,
-    COMMAND_QOS,
-    message_class,
-    RELIABLE_QOS,
-    SENSOR_QOS,
-    stamp_ns,
-)
-from mbrl_ros.nodes.plan_message import PlanMessage
+from mbrl_ros.nodes.command_outlet import CommandOutlet
+from mbrl_ros.nodes.control_loop import ControlLoop
+from mbrl_ros.nodes.controller_params import ControllerParams
+from mbrl_ros.nodes.controller_reports import ControllerReports
+from mbrl_ros.nodes.controller_topics import ControllerTopics
+from mbrl_ros.nodes.diagnostics import Diagnostics
+from mbrl_ros.nodes.lifecycle import ManagedNode, run
+from mbrl_ros.nodes.messages import message_class, RELIABLE_QOS, SENSOR_QOS, stamp_ns
+from mbrl_ros.nodes.model_reload import ModelReload
 from mbrl_ros.planning import config_class, load_planning, RolloutConfig
-
-
-class ControllerParams(NodeParams):
-    """Parameters of the controller, beside those of its rollouts and its planner or signal."""
-
-    task: str = Field('cartpole_swingup', description='Task spec: a shipped name or a .yaml path')
-    mode: Literal['drive', 'collect'] = Field(
-        'drive', description='drive: plan with the model; collect: send an exploration signal')
-    model: str = Field('', description='A dynamics.onnx, a folder holding one, or a shipped name; '
-                                       'empty: the model shipped for the robot')
-    signal: str = Field('uniform', description='Exploration signal of the collect mode')
-    planner: str = Field('cem', description='Planner: a name in config/planners or a .yaml path')
-    provider: str = Field('cpu', description='What runs the model: cpu, cuda or openvino; refused '
-                                             'at configure where it is missing')
-    precision: str = Field('', description='Of the provider, such as tf32 or bf16; empty: its '
-                                           'default')
-    lockstep: bool = Field(False, description='Answer every observation with exactly one command, '
-                                              'however long the plan takes')
-    actuation_delay_steps: int = Field(
-        1, ge=0, le=20,
-        description='Control periods from an observation to the moment its command acts; the '
-                    'state is carried forward through them')
-    deadline: float = Field(0.8, gt=0.0, le=1.0,
-                            description='Share of the control period a tick waits for its plan')
-    allow_slow: bool = Field(False, description='Activate even if the 99th percentile of the time '
-                                                'of a plan, measured at configure, exceeds the '
-                                                'control period')
-    max_spread: float = Field(
-        20.0, ge=1.0, le=1e6,
-        description="Trust limit: the members' disagreement as a multiple of the held-out data's "
-                    '99th percentile')
-    seed: int = Field(0, ge=0, description='Seed of every random number')
+from mbrl_ros.runtime.precompile import precompile
 
 
 class MpcController(ManagedNode):
@@ -79,66 +44,73 @@ class MpcController(ManagedNode):
     """
 
     params: ControllerParams
+    live_params = frozenset({'model'})
 
     def __init__(self) -> None:
         super().__init__('mpc_controller', ControllerParams)
         self._subscriptions_made: list[Any] = []
         self._declared_for: tuple[str, ...] = ()
+        # As old as the node: an emergency stop outlives deactivation and clean-up.
+        self._latch = Latch()
+        self._reload: ModelReload | None = None
+        self._crashed = self.create_guard_condition(self._on_crash)
+        self.create_service(Trigger, '~/stop', self._on_stop)
+        self.create_service(SetBool, '~/enable', self._on_enable)
+        self.create_service(Trigger, '~/reload_model', self._on_reload)
+        self.create_subscription(Bool, 'emergency_stop', self._on_stop_topic, RELIABLE_QOS)
 
     def configure(self) -> None:
         """Verify the model against the robot, compile, open the runtime and warm up."""
         p = self.params
-        self._robot = load_robot(p.robot)
-        self._task = load_task(p.task, self._robot)
-        wire = self._robot.observation_topics() | self._robot.action_topics()
+        self._robot = robot = load_robot(p.robot)
+        self._task = load_task(p.task, robot)
+        wire = robot.observation_topics() | robot.action_topics()
         for kind in (*wire.values(), *(g.type for g in self._task.goal if g.type)):
             message_class(kind)  # refused here, before anything is made
+        self._delay_steps = p.actuation_delay_steps if p.actuation_delay_steps >= 0 \
+            else robot.actuation_delay_steps + (not p.lockstep)
         self._built = self._build(p)
+        self._engine = self._built.engine
         for line in self._built.notes:
             self.get_logger().info(line)
-        self._inbox = ObservationInbox(self._robot, lockstep=p.lockstep)
-        self._plan_message = PlanMessage(self._robot)
+        self._inbox = ObservationInbox(robot, lockstep=p.lockstep)
         qos = RELIABLE_QOS if p.lockstep else SENSOR_QOS
-        for topic, kind in self._robot.observation_topics().items():
-            paths = [MessagePath.parse(f.path) for f in self._robot.observation
-                     if f.topic == topic]
+        for topic, kind in robot.observation_topics().items():
+            paths = [MessagePath.parse(f.path) for f in robot.observation if f.topic == topic]
             self._subscriptions_made.append(self.create_subscription(
                 message_class(kind), topic, partial(self._observe, topic, paths), qos))
         self._goal = self._task.goal_values
         self._subscribe_goal(self._task)
-        self._commands: dict[str, Publisher] = {
-            topic: self.create_publisher(message_class(kind), topic, COMMAND_QOS)
-            for topic, kind in self._robot.action_topics().items()}
-        self._tick_publisher = self.create_publisher(DiagnosticStatus, '~/tick', 50)
-        self._plan_publisher = self.create_publisher(JointTrajectory, '~/plan', 10)
-        self._counts: Counter[str] = Counter()
-        self._plan_ms: deque[float] = deque(maxlen=1000)
-        self._reported_refused = 0
-        self._last: Tick | None = None
-        self._predicted_cost = float('nan')
-        self._diagnostics = Diagnostics(self, self._robot.name, {
-            'planning latency': self._report_latency, 'observation': self._report_observation,
-            'model': self._report_model, 'safety': self._report_safety})
+        self._outlet = CommandOutlet(self, robot, self._latch)
+        self._topics = ControllerTopics(self, robot, self._task, self._delay_steps)
+        self._meter = Meter()
+        self._reports = ControllerReports(
+            robot, self._inbox, self._meter, self._latch, self._outlet, self._topics,
+            p.deadline * robot.dt_s * 1e3, lambda: self.is_active)
+        self._reports.facts = self._built.facts
+        self._diagnostics = Diagnostics(self, robot.name, self._reports.concerns())
 
     def activate(self) -> None:
         """Start the control loop with empty slots, and without what was planned before."""
         self._refuse_slow_plans()
         self._inbox.forget()
         self._built.pilot.forget()
-        self._last = None
-        self._counts['crashed'] = 0
-        self._stop = Event()
+        self._meter.last = None
+        self._reports.crash = ''
         # The first command, so that what is in flight is known: the pilot assumes safe values.
-        self._send(self._robot.safe_value)
+        self._outlet.send_safe()
         # What configure made lives as long as the node: the collector need not look at it again
         # in the middle of a control period.
         gc.collect()
         gc.freeze()
-        self._thread = Thread(target=self._loop, name='control', daemon=True)
-        self._thread.start()
+        self._loop = ControlLoop(self._inbox, self._built.pilot, self._outlet, self._latch,
+                                 self._robot.dt_s, self._account, self._note_crash,
+                                 self._take_engine)
+        self._loop.start()
 
     def _refuse_slow_plans(self) -> None:
-        p, p99_s, period_s = self.params, self._built.plan_p99_s, self._robot.dt_s
+        p, period_s = self.params, self._robot.dt_s
+        p99_s = self._engine.plan_p99_s if self._engine is not None else 0.0
         if p.lockstep or p99_s <= p.deadline * period_s:
             return
         problem = (f'plans take {p99_s * 1e3:.1f} ms (99th percentile at configure); the deadline '
@@ -151,27 +123,29 @@ class MpcController(ManagedNode):
 
     def deactivate(self) -> None:
         """Stop the loop, then leave the safe value as the last command."""
-        self._stop.set()
-        self._thread.join()
+        self._loop.stop()
         gc.unfreeze()
-        self._send(self._robot.safe_value)
-        for publisher in self._commands.values():
-            publisher.wait_for_all_acked(Duration(seconds=0.5))
+        self._outlet.send_safe()
+        self._outlet.flush()
+        if self._reload is not None:
+            self._reload.cancel()
 
     def cleanup(self) -> None:
         """Release model, topics and threads."""
         self._diagnostics.close()
-        for publisher in (*self._commands.values(), self._tick_publisher, self._plan_publisher):
-            self.destroy_publisher(publisher)
+        self._outlet.close()
+        self._topics.close()
         for subscription in self._subscriptions_made:
             self.destroy_subscription(subscription)
         self._subscriptions_made.clear()
         self._built.pilot.close()
-        if self._built.rollout is not None:
-            self._built.rollout.close()
+        if self._engine is not None:
+            self._engine.close()
         # The last decision holds the rollout, and that the model: not beside the next one.
-        self._last = None
-        del self._built
+        self._meter.last = None
+        del self._built, self._engine
+
+    # Building.
 
     def _build(self, p: ControllerParams) -> Built:
         planning = load_planning(p.planner)
@@ -184,19 +158,20 @@ class MpcController(ManagedNode):
         if (p.mode, p.signal, p.planner) != self._declared_for:  # other parameters, or defaults
             self._undeclare_plugins()
         self._declared_for = (p.mode, p.signal, p.planner)
-        prefix = f'{source}.'
-        for start, section, values in (('rollout.', RolloutConfig, planning.rollout.model_dump()),
-                                       (prefix, kind, defaults)):
-            params.declare(self, section, start, values)
-            self.params_models[start] = section
+        for prefix, section, values in (
+                ('rollout.', RolloutConfig, planning.rollout.model_dump()),
+                ('fallback.', LadderConfig, {}), (f'{source}.', kind, defaults)):
+            params.declare(self, section, prefix, values)
+            self.params_models[prefix] = section
         deadline_s = None if p.lockstep else p.deadline * self._robot.dt_s
-        return build_pilot(self._robot, self._task, PilotConfig(
+        self._config = PilotConfig(
             model=model, signal=p.signal if p.mode == 'collect' else '',
-            planner=planning.planner, source_config=params.read(self, kind, prefix),
+            planner=planning.planner, source_config=params.read(self, kind, f'{source}.'),
             rollout=params.read(self, RolloutConfig, 'rollout.'), provider=p.provider,
-            precision=p.precision,
-            delay_steps=p.actuation_delay_steps, deadline_s=deadline_s,
-            max_spread=p.max_spread, seed=p.seed))
+            precision=p.precision, delay_steps=self._delay_steps, deadline_s=deadline_s,
+            ladder=params.read(self, LadderConfig, 'fallback.'),
+            max_spread=p.max_spread, seed=p.seed)
+        return build_pilot(self._robot, self._task, self._config, self._latch)
 
     def _undeclare_plugins(self) -> None:
         for prefix in [prefix for prefix in self.params_models if prefix]:
@@ -210,6 +185,8 @@ class MpcController(ManagedNode):
                 self._subscriptions_made.append(self.create_subscription(
                     message_class(field.type), field.topic,
                     partial(self._take_goal, index, MessagePath.parse(field.path)), RELIABLE_QOS))
+
+    # Callbacks, in the executor's thread.
 
     def _observe(self, topic: str, paths: list[MessagePath], message: Any) -> None:
         now = self.get_clock().now().nanoseconds
@@ -233,106 +210,96 @@ class MpcController(ManagedNode):
             return
         self._goal = self._goal.copy()
         self._goal[index] = value
-        if self._built.rollout is not None:
-            self._built.rollout.set_goal(self._goal)
+        if self._engine is not None:
+            self._engine.rollout.set_goal(self._goal)
 
-    def _loop(self) -> None:
-        silence_s = 1.5 * self._robot.dt_s
-        try:
-            while not self._stop.is_set():
-                observation = self._inbox.wait(silence_s)
-                if observation is None:
-                    continue
-                stamp_ns = self._inbox.stamp_ns  # a newer message may arrive while it plans
-                if observation.state is None and not observation.fresh:
-                    self._send(self._robot.safe_value)  # nothing was observed yet
-                    continue
-                tick = self._built.pilot.tick(observation)
-                self._send(tick.verdict.command)
-                self._account(tick, stamp_ns)
-        except Exception:  # whatever it is, the robot must not keep the last command
-            self._send(self._robot.safe_value)
-            self._counts['crashed'] += 1
-            self.get_logger().fatal(f'control loop stopped:\n{traceback.format_exc()}')
+    def _stop_robot(self, reason: str) -> None:
+        if self.is_active:
+            self._outlet.stop(reason)
+        else:
+            self._latch.trip(reason)
+        self.get_logger().error(f'{reason}; ~/enable lets commands out again')
 
-    def _send(self, command: np.ndarray) -> None:
-        for topic, message in build_commands(self._robot.action, command.tolist()).items():
-            self._commands[topic].publish(message)
+    def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._stop_robot('emergency stop by ~/stop')
+        response.success, response.message = True, self._latch.reason
+        return response
+
+    def _on_stop_topic(self, message: Bool) -> None:
+        if message.data:  # false releases nothing: a publisher that restarts must not
+            self._stop_robot('emergency stop by the topic emergency_stop')
+
+    def _on_enable(self, request: SetBool.Request,
+                   response: SetBool.Response) -> SetBool.Response:
+        if not request.data:
+            self._stop_robot('emergency stop by ~/enable: false')
+            response.success, response.message = True, self._latch.reason
+            return response
+        was_stopped = self._latch.release()
+        response.success = True
+        response.message = 'enabled; plans begin anew' if was_stopped else 'was not stopped'
+        self.get_logger().warning(response.message)
+        return response
+
+    async def _on_reload(self, request: Trigger.Request,
+                         response: Trigger.Response) -> Trigger.Response:
+        response.message = self._why_no_reload()
+        if response.message:
+            return response
+        done: Future[tuple[bool, str]] = Future(executor=self.executor)
+        config, engine = self._config, self._engine
+        assert engine is not None
+
+        def build() -> Engine:
+            path = find_model(self.get_parameter('model').value or self._robot.name)
+            precompile(path, self._robot, self._task, config.rollout.particles,
+                       config.rollout.propagation, config.provider, config.precision)
+            return build_engine(self._robot, self._task, config.with_model(path),
+                                engine.rollout.num_tiles)
+        self._reload = ModelReload(build, self._loop.replace_engine, config.deadline_s,
+                                   lambda success, text: done.set_result((success, text)))
+        result = await done
+        assert result is not None
+        response.success, response.message = result
+        self._reload = None
+        log = self.get_logger()
+        (log.info if response.success else log.error)(f'~/reload_model: {response.message}')
+        return response
+
+    def _why_no_reload(self) -> str:
+        if not self.is_active:
+            return 'the node is not active: configure reads the model anyway'
+        if self._engine is None:
+            return 'the collect mode has no model'
+        return 'another reload is under way' if self._reload is not None else ''
+
+    def _on_crash(self) -> None:
+        self.trigger_deactivate()
+
+    # What the control loop calls, in its thread.
 
     def _account(self, tick: Tick, stamp_ns: int) -> None:
-        """Count, report and publish one tick; its command is already on its way."""
-        self._last = tick
-        verdict, decision = tick.verdict, tick.decision
-        self._counts['ticks'] += 1
-        self._counts['missed'] += tick.missed
-        self._counts['safe'] += verdict.safe
-        self._counts['slowed'] += bool(verdict.reason) and not verdict.safe
-        values: dict[str, object] = {
-            'tick': tick.index, 'stamp_ns': stamp_ns, 'missed': tick.missed,
-            'safe': verdict.safe, 'command': ' '.join(f'{v:.9g}' for v in verdict.command)}
-        if tick.finished:
-            self._counts['rejected'] += sum(plan.rejected for plan in tick.finished)
-            times_ms = [plan.plan_s * 1e3 for plan in tick.finished]
-            self._plan_ms.extend(times_ms)
-            values['plan_ms'] = ' '.join(f'{time_ms:.6g}' for time_ms in times_ms)
-        if decision is not None and decision.tick == tick.index:  # not the rest of an older plan
-            self._predicted_cost = decision.prediction.cost
-            values |= {'spread': decision.spread, 'cost': self._predicted_cost}
-            shares = self._task.weights * decision.prediction.terms
-            values |= {f'cost.{term.label}': float(share)
-                       for term, share in zip(self._task.cost, shares, strict=True)}
-            self._plan_publisher.publish(self._plan_message.build(
-                decision, stamp_ns, self.params.actuation_delay_steps))
-        level = ERROR if verdict.safe else WARN if verdict.reason or tick.missed else OK
-        self._tick_publisher.publish(
-            status('tick', self._robot.name, (level, verdict.reason, values)))
-        if verdict.safe:
-            self.get_logger().error(f'safe value sent: {verdict.reason}',
+        self._meter.add(tick)
+        self._topics.publish(tick, stamp_ns)
+        if tick.failure:
+            self.get_logger().error(tick.failure, throttle_duration_sec=2.0)
+        if tick.verdict.safe:
+            self.get_logger().error(f'safe value sent: {tick.verdict.reason}',
                                     throttle_duration_sec=2.0)
 
-    def _report_latency(self) -> Report:
-        deadline_ms = self.params.deadline * self._robot.dt_s * 1e3
-        counts = {name: self._counts[name] for name in ('ticks', 'missed', 'rejected')}
-        plans = np.array(self._plan_ms)
-        if not plans.size:
-            return OK, 'no plan yet', {**counts, 'deadline_ms': deadline_ms}
-        p50, p99 = np.quantile(plans, [0.5, 0.99])
-        values = {'p50_ms': float(p50), 'p99_ms': float(p99), 'max_ms': float(plans.max()),
-                  'deadline_ms': deadline_ms, **counts}
-        share = counts['missed'] / max(1, counts['ticks'])
-        message = f'{counts["missed"]} of {counts["ticks"]} plans late, p99 {p99:.1f} ms'
-        return (WARN if share > 0.01 else OK), message, values
+    def _note_crash(self, text: str) -> None:
+        self._reports.crash = text
+        self.get_logger().fatal(f'control loop stopped, the node deactivates itself:\n{text}')
+        self._crashed.trigger()
 
-    def _report_observation(self) -> Report:
-        age, refused = self._inbox.age_s(), self._inbox.num_refused
-        fresh_refused, self._reported_refused = refused - self._reported_refused, refused
-        values = {'age_s': age, 'refused': refused,
-                  **{f'{topic}.stale_after_s': limit
-                     for topic, limit in self._robot.stale_after_s.items()}}
-        if fresh_refused:
-            return WARN, f'{fresh_refused} messages refused since the last report', values
-        if not np.isfinite(age):
-            return (WARN if self.is_active else OK), 'no message yet', values
-        problem = self._inbox.problem()
-        return (ERROR if problem else OK), problem or 'received', values
-
-    def _report_model(self) -> Report:
-        decision = self._last.decision if self._last is not None else None
-        values: dict[str, object] = dict(self._built.facts)
-        if decision is None:
-            return OK, 'idle', values
-        values |= {'spread': decision.spread, 'predicted_cost': self._predicted_cost}
-        return OK, f'spread {decision.spread:.3g} typical steps', values
-
-    def _report_safety(self) -> Report:
-        values = {name: self._counts[name] for name in ('safe', 'slowed', 'crashed')}
-        if self._counts['crashed']:
-            return ERROR, 'control loop stopped; see the log', values
-        if self._last is None or not self.is_active:
-            return OK, 'not acting', values
-        verdict = self._last.verdict
-        level = ERROR if verdict.safe else WARN if verdict.reason else OK
-        return level, verdict.reason or 'acting', values
+    def _take_engine(self, engine: Engine) -> None:
+        old, self._engine = self._engine, engine
+        engine.rollout.set_goal(self._goal)  # it may have changed while the engine was built
+        self._reports.facts = engine.facts
+        if old is not None:
+            old.close()
+        if self._reload is not None:
+            self._reload.swapped()
 
 
 def main() -> int:

@@ -90,6 +90,8 @@ class Rollout:
         Tiles a population is cut into, at most.
     was_cached : bool
         True if the graph came from the cache.
+    model_hash : str
+        SHA-256 of the model.
 
     """
 
@@ -99,6 +101,7 @@ class Rollout:
         module, self.precision = providers.find(provider, precision)
         self.provider = provider
         self.horizon, self.particles = task.horizon, particles
+        self.model_hash = artifact.hash
         self.propagation = propagation
         self._num_state = len(robot.observation)
         graph, self.was_cached = _graph(artifact, robot, task, particles, propagation,

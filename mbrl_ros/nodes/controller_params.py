@@ -1,0 +1,41 @@
+"""Parameters of the controller node."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mbrl_ros.nodes.lifecycle import NodeParams
+
+
+class ControllerParams(NodeParams):
+    """Parameters of the controller, beside its sections: rollout, planner or signal, fallback."""
+
+    task: str = Field('cartpole_swingup', description='Task spec: a shipped name or a .yaml path')
+    mode: Literal['drive', 'collect'] = Field(
+        'drive', description='drive: plan with the model; collect: send an exploration signal')
+    model: str = Field('', description='A dynamics.onnx, a folder holding one, or a shipped name; '
+                                       'empty: the model shipped for the robot. May be set at any '
+                                       'time: configure and ~/reload_model read it')
+    signal: str = Field('uniform', description='Exploration signal of the collect mode')
+    planner: str = Field('cem', description='Planner: a name in config/planners or a .yaml path')
+    provider: str = Field('cpu', description='What runs the model: cpu, cuda or openvino; refused '
+                                             'at configure where it is missing')
+    precision: str = Field('', description='Of the provider, such as tf32 or bf16; empty: its '
+                                           'default')
+    lockstep: bool = Field(False, description='Answer every observation with exactly one command, '
+                                              'however long the plan takes')
+    actuation_delay_steps: int = Field(
+        -1, ge=-1, le=20,
+        description='Control periods from an observation to the moment its command acts; the '
+                    'state is carried forward through them. -1: one, in lock-step none, and those '
+                    'of the robot spec')
+    deadline: float = Field(0.8, gt=0.0, le=1.0,
+                            description='Share of the control period a tick waits for its plan')
+    allow_slow: bool = Field(False, description='Activate even if the 99th percentile of the time '
+                                                'of a plan, measured at configure, exceeds the '
+                                                'control period')
+    max_spread: float = Field(
+        20.0, ge=1.0, le=1e6,
+        description="Trust limit: the members' disagreement as a multiple of the held-out data's "
+                    '99th percentile')
+    seed: int = Field(0, ge=0, description='Seed of every random number')

@@ -1,0 +1,57 @@
+"""
+Compile a rollout in a process of its own, into the cache, at low priority.
+
+Compiling is a second of pure Python. In the process of a running controller it would hold the
+interpreter's lock and make ticks late; here it takes nothing but a core that is free.
+"""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+from mbrl_ros.core.errors import MbrlError
+from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.core.task import TaskSpec
+from mbrl_ros.runtime import artifact, Propagation
+from mbrl_ros.runtime.rollout import Rollout
+
+TIMEOUT_S = 300.0
+NICENESS = 10
+
+
+def precompile(model: Path, robot: RobotSpec, task: TaskSpec, particles: int,
+               propagation: Propagation, provider: str, precision: str) -> None:
+    """
+    Put the compiled rollout of a model into the cache, if it can be made.
+
+    Nothing is raised and nothing returned: whoever builds the rollout afterwards finds it in the
+    cache, or meets the same error and can say it.
+    """
+    request = json.dumps({
+        'model': str(model), 'robot': robot.model_dump_json(), 'task': task.model_dump_json(),
+        'rollout': [particles, propagation, provider, precision]})
+    try:
+        subprocess.run([sys.executable, '-m', __name__], input=request, text=True, check=False,
+                       timeout=TIMEOUT_S, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+
+
+def main() -> int:
+    """Serve one request from the standard input."""
+    os.nice(NICENESS)
+    request = json.load(sys.stdin)
+    robot = RobotSpec.model_validate_json(request['robot'])
+    task = TaskSpec.model_validate_json(request['task'])
+    try:
+        Rollout(artifact.load(Path(request['model']), robot), robot, task,
+                *request['rollout']).close()
+    except MbrlError:
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

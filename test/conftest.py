@@ -102,3 +102,67 @@ def logged(capfd, eventually):
             return text in ''.join(lines)
         return eventually(found)
     return wait
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Return a folder with a robot, its task, a small planner and a linear model; no torch."""
+    from controller_files import write_files  # noqa: PLC0415 (rclpy is optional)
+
+    write_files(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def robot(ros):
+    """Return the robot's side of a controller: what it says, and what it hears."""
+    from controller_robot import Robot  # noqa: PLC0415 (rclpy is optional)
+
+    return Robot()
+
+
+@pytest.fixture
+def matched(robot, eventually):
+    """Return a function that waits until robot and controller hear each other."""
+    from controller_robot import COMMANDS  # noqa: PLC0415 (rclpy is optional)
+
+    def wait(controller):
+        assert eventually(
+            lambda: robot.states.get_subscription_count() == 1
+            and robot.count_publishers(f'/{COMMANDS}') == 1
+            and all(p.get_subscription_count() == 1 for p in (
+                *controller._outlet._publishers.values(), controller._topics._tick,
+                controller._topics._plan)))
+        time.sleep(0.1)  # the other side has matched too
+    return wait
+
+
+@pytest.fixture
+def start(files, robot, spin, matched, eventually):
+    """Return a function that starts an active controller beside the robot."""
+    from controller_files import make_controller  # noqa: PLC0415 (rclpy is optional)
+    from rclpy.lifecycle import TransitionCallbackReturn  # noqa: PLC0415
+
+    def begin(**changes):
+        controller = make_controller(files, **changes)
+        done = TransitionCallbackReturn.SUCCESS
+        assert controller.trigger_configure() == done, controller.refusal
+        spin(robot)
+        spin(controller)
+        matched(controller)
+        assert controller.trigger_activate() == done, controller.refusal
+        assert eventually(lambda: robot.sent)
+        return controller
+    return begin
+
+
+@pytest.fixture
+def answer(robot, eventually):
+    """Return a function that publishes one observation and returns the command and tick."""
+    def ask(*args, **changes):
+        commands, ticks = len(robot.sent), len(robot.ticks)
+        robot.observe(*args, **changes)
+        assert eventually(lambda: len(robot.sent) == commands + 1
+                          and len(robot.ticks) == ticks + 1)
+        return robot.sent[-1], robot.ticks[-1]
+    return ask

@@ -22,9 +22,8 @@ from controller_files import (
     make_controller,
     parameters_of,
     SAFE,
-    write_files,
 )
-from controller_robot import COMMANDS, DT_NS, Robot, STATE, tick_values
+from controller_robot import COMMANDS, DT_NS, STATE, tick_values
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
@@ -35,59 +34,6 @@ from mbrl_ros.runtime import artifact
 
 OK = TransitionCallbackReturn.SUCCESS
 REPO = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def files(tmp_path):
-    """Return a folder with a robot, its task, a small planner and a linear model; no torch."""
-    write_files(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def robot(ros):
-    return Robot()
-
-
-@pytest.fixture
-def matched(robot, eventually):
-    """Return a function that waits until robot and controller hear each other."""
-    def wait(controller):
-        assert eventually(
-            lambda: robot.states.get_subscription_count() == 1
-            and robot.count_publishers(f'/{COMMANDS}') == 1
-            and all(p.get_subscription_count() == 1 for p in (
-                *controller._outlet._publishers.values(), controller._topics._tick,
-                controller._topics._plan)))
-        time.sleep(0.1)  # the other side has matched too
-    return wait
-
-
-@pytest.fixture
-def start(files, robot, spin, matched, eventually):
-    """Return a function that starts an active controller beside the robot."""
-    def begin(**changes):
-        controller = make_controller(files, **changes)
-        assert controller.trigger_configure() == OK, controller.refusal
-        spin(robot)
-        spin(controller)
-        matched(controller)
-        assert controller.trigger_activate() == OK, controller.refusal
-        assert eventually(lambda: robot.sent)
-        return controller
-    return begin
-
-
-@pytest.fixture
-def answer(robot, eventually):
-    """Return a function that publishes one observation and returns the command and tick."""
-    def ask(*args, **changes):
-        commands, ticks = len(robot.sent), len(robot.ticks)
-        robot.observe(*args, **changes)
-        assert eventually(lambda: len(robot.sent) == commands + 1
-                          and len(robot.ticks) == ticks + 1)
-        return robot.sent[-1], robot.ticks[-1]
-    return ask
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import yaml
 
 pytest.importorskip('rclpy')
 
-from controller_files import edit, make_controller, parameters_of, write_files
+from controller_files import edit, make_controller, parameters_of
 from fakes import metadata_of
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -23,13 +23,6 @@ from mbrl_ros.runtime import artifact
 OK = TransitionCallbackReturn.SUCCESS
 REPO = Path(__file__).parents[1]
 COMMANDS = 'forward_command_controller/commands'
-
-
-@pytest.fixture
-def files(tmp_path):
-    """Return a folder with a robot, its task, a small planner and a linear model; no torch."""
-    write_files(tmp_path)
-    return tmp_path
 
 
 def label(controller):

@@ -16,6 +16,14 @@ def cache_dir() -> Path:
     return Path(base) / 'mbrl_ros'
 
 
+def is_cached(ingredients: Iterable[bytes]) -> bool:
+    """Return whether something was made from these ingredients and is still there."""
+    try:
+        return _path(ingredients).is_file()
+    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+        return False
+
+
 def cached(ingredients: Iterable[bytes], make: Callable[[], bytes]) -> tuple[bytes, bool]:
     """
     Return what `make` makes from the ingredients, from the disk if it was made before.
@@ -31,20 +39,20 @@ def cached(ingredients: Iterable[bytes], make: Callable[[], bytes]) -> tuple[byt
         True if it came from the disk.
 
     """
-    key = sha256(b''.join(sha256(part).digest() for part in ingredients)).hexdigest()
+    parts = list(ingredients)
     try:
-        path = cache_dir() / f'{key}{SUFFIX}'
+        path = _path(parts)
         data = path.read_bytes()
         digest, content = data[:32], data[32:]
         if sha256(content).digest() == digest:
             with suppress(OSError):  # a cache that can only be read
                 os.utime(path)  # the newest are kept
             return content, True
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+    except (OSError, RuntimeError):
         pass
     content = make()
     try:
-        path = cache_dir() / f'{key}{SUFFIX}'
+        path = _path(parts)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f'.{os.getpid()}.part')
         part.write_bytes(sha256(content).digest() + content)
@@ -55,3 +63,8 @@ def cached(ingredients: Iterable[bytes], make: Callable[[], bytes]) -> tuple[byt
     except (OSError, RuntimeError):
         pass
     return content, False
+
+
+def _path(ingredients: Iterable[bytes]) -> Path:
+    key = sha256(b''.join(sha256(part).digest() for part in ingredients)).hexdigest()
+    return cache_dir() / f'{key}{SUFFIX}'

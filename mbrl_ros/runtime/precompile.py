@@ -5,6 +5,7 @@ Compiling is a second of pure Python. In the process of a running controller it 
 interpreter's lock and make ticks late; here it takes nothing but a core that is free.
 """
 
+from contextlib import suppress
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ from mbrl_ros.core.errors import MbrlError
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.runtime import artifact, Propagation
-from mbrl_ros.runtime.rollout import Rollout
+from mbrl_ros.runtime.rollout import is_compiled, Rollout
 
 TIMEOUT_S = 300.0
 NICENESS = 10
@@ -29,6 +30,10 @@ def precompile(model: Path, robot: RobotSpec, task: TaskSpec, particles: int,
     Nothing is raised and nothing returned: whoever builds the rollout afterwards finds it in the
     cache, or meets the same error and can say it.
     """
+    with suppress(MbrlError):
+        if is_compiled(artifact.load(model, robot), robot, task, particles, propagation, provider,
+                       precision):
+            return
     request = json.dumps({
         'model': str(model), 'robot': robot.model_dump_json(), 'task': task.model_dump_json(),
         'rollout': [particles, propagation, provider, precision]})

@@ -18,7 +18,7 @@ from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.runtime import Propagation, providers
 from mbrl_ros.runtime.artifact import Artifact
-from mbrl_ros.runtime.cache import cached
+from mbrl_ros.runtime.cache import cached, is_cached
 from mbrl_ros.runtime.providers import Form
 
 # Tiles smaller than this are never worth the nodes they run.
@@ -234,6 +234,14 @@ class Rollout:
         self._pool.shutdown()
 
 
+def is_compiled(artifact: Artifact, robot: RobotSpec, task: TaskSpec, particles: int,
+                propagation: Propagation, provider: str, precision: str) -> bool:
+    """Return whether a rollout of these would find its graph in the cache."""
+    module, precision = providers.find(provider, precision)
+    return is_cached(_ingredients(artifact, robot, task, particles, propagation,
+                                  module.form(precision)))
+
+
 def _graph(artifact: Artifact, robot: RobotSpec, task: TaskSpec, particles: int,
            propagation: Propagation, form: Form) -> tuple[bytes, bool]:
     """Return the serialised rollout graph, and whether it was compiled before."""
@@ -244,6 +252,12 @@ def _graph(artifact: Artifact, robot: RobotSpec, task: TaskSpec, particles: int,
         model = compile_rollout(artifact, robot, task, particles, propagation, form)
         content: bytes = model.SerializeToString(deterministic=True)
         return content
+    return cached(_ingredients(artifact, robot, task, particles, propagation, form), make)
+
+
+def _ingredients(artifact: Artifact, robot: RobotSpec, task: TaskSpec, particles: int,
+                 propagation: Propagation, form: Form) -> list[bytes]:
+    """Return everything that the graph is made from."""
     # The terms' folders as a whole: a term of the user's own may import its neighbours.
     modules = [runtime, cost_terms, core, *(plugins.find(cost_terms, term.term)
                                             for term in task.cost)]
@@ -251,7 +265,6 @@ def _graph(artifact: Artifact, robot: RobotSpec, task: TaskSpec, particles: int,
             for file in Path(module.__file__).parent.glob('*.py')]
     settings = repr((particles, propagation, form,
                      [version(name) for name in ('ndonnx', 'onnx', 'spox')]))
-    return cached([artifact.model.SerializeToString(deterministic=True),
-                   robot.model_dump_json().encode(), task.model_dump_json().encode(),
-                   settings.encode(),
-                   *(sha256(path.read_bytes()).digest() for path in sorted(set(code)))], make)
+    return [artifact.model.SerializeToString(deterministic=True),
+            robot.model_dump_json().encode(), task.model_dump_json().encode(), settings.encode(),
+            *(sha256(path.read_bytes()).digest() for path in sorted(set(code)))]

@@ -1,0 +1,141 @@
+"""The emergency stop: by service and by topic, latched, left by nothing but an explicit enable."""
+
+from threading import Event
+
+import numpy as np
+import pytest
+
+from mbrl_ros.control.latch import Latch
+
+pytest.importorskip('rclpy')
+
+from controller_files import SAFE
+from controller_robot import tick_values
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+
+OK = TransitionCallbackReturn.SUCCESS
+
+
+@pytest.fixture
+def call(robot, eventually):
+    """Return a function that calls a service of the controller."""
+    def ask(kind, name, **request):
+        client = robot.create_client(kind, f'mpc_controller/{name}')
+        assert client.wait_for_service(5.0)
+        future = client.call_async(kind.Request(**request))
+        assert eventually(future.done, 20.0)
+        robot.destroy_client(client)
+        return future.result()
+    return ask
+
+
+def test_the_first_reason_stays_until_the_release():
+    latch = Latch()
+    assert (latch.reason, latch.release()) == ('', False)
+    latch.trip('first')
+    latch.trip('second')
+    assert (latch.reason, latch.num_trips) == ('first', 1)
+    assert latch.release()
+    latch.trip('third')
+    assert (latch.reason, latch.num_trips) == ('third', 2)
+
+
+def test_the_service_stops_at_once_and_only_enable_goes_on(
+        start, robot, answer, call, eventually, logged):
+    start()
+    assert answer()[0] != SAFE
+    count = len(robot.sent)
+    response = call(Trigger, 'stop')
+    assert (response.success, response.message) == (True, 'emergency stop by ~/stop')
+    # Without an observation: in lock-step nothing else would make the controller speak.
+    assert eventually(lambda: len(robot.sent) == count + 1)
+    assert robot.sent[-1] == SAFE
+    assert logged('emergency stop by ~/stop; ~/enable lets commands out again')
+    for _ in range(2):
+        command, tick = answer()
+        assert (command, tick.message) == (SAFE, 'emergency stop by ~/stop')
+        assert tick_values(tick)['rung'] == 'safe'
+    assert eventually(lambda: robot.statuses.get('safety') is not None
+                      and robot.statuses['safety'].level == DiagnosticStatus.ERROR)
+    assert robot.statuses['safety'].message == 'emergency stop by ~/stop'
+    assert robot.values('safety')['stops'] == '1'
+    response = call(SetBool, 'enable', data=True)
+    assert (response.success, response.message) == (True, 'enabled; plans begin anew')
+    assert answer()[0] != SAFE
+    assert call(SetBool, 'enable', data=True).message == 'was not stopped'
+
+
+def test_the_stop_outlives_deactivation_and_clean_up(start, robot, answer, call):
+    controller = start()
+    answer()
+    call(SetBool, 'enable', data=False)
+    assert controller.trigger_deactivate() == OK
+    assert controller.trigger_cleanup() == OK
+    assert controller.trigger_configure() == OK
+    assert controller._latch.reason == 'emergency stop by ~/enable: false'
+
+
+def test_a_stop_before_the_node_is_active_moves_nothing(start, robot, call, answer):
+    controller = start()
+    assert controller.trigger_deactivate() == OK
+    count = len(robot.sent)
+    call(Trigger, 'stop')
+    assert controller.trigger_activate() == OK
+    assert answer()[0] == SAFE
+    assert set(robot.sent[count:]) == {SAFE}
+
+
+@pytest.mark.parametrize('durability', [DurabilityPolicy.VOLATILE,
+                                        DurabilityPolicy.TRANSIENT_LOCAL])
+def test_the_topic_stops_and_false_on_it_releases_nothing(
+        start, robot, answer, eventually, durability):
+    controller = start()
+    answer()
+    button = robot.create_publisher(Bool, 'emergency_stop',
+                                    QoSProfile(depth=1, durability=durability))
+    assert eventually(lambda: button.get_subscription_count() == 1)
+    button.publish(Bool(data=False))
+    assert answer()[0] != SAFE
+    count = len(robot.sent)
+    button.publish(Bool(data=True))
+    assert eventually(lambda: len(robot.sent) == count + 1)
+    button.publish(Bool(data=False))
+    assert answer() [0] == SAFE
+    assert controller._latch.reason == 'emergency stop by the topic emergency_stop'
+
+
+def test_a_command_on_its_way_cannot_follow_the_stop(start, robot, eventually, monkeypatch):
+    controller = start()
+    planning, go_on = Event(), Event()
+    pilot_tick = controller._built.pilot.tick
+
+    def held_back(observation):
+        tick = pilot_tick(observation)  # the gate let this one out
+        assert not tick.verdict.safe
+        planning.set()
+        assert go_on.wait(5.0)
+        return tick
+    monkeypatch.setattr(controller._built.pilot, 'tick', held_back)
+    robot.observe()
+    assert planning.wait(5.0)
+    count = len(robot.sent)
+    controller._stop_robot('now')
+    go_on.set()
+    assert eventually(lambda: len(robot.sent) == count + 2)
+    assert robot.sent[count:] == [SAFE, SAFE]
+
+
+def test_plans_from_before_the_stop_are_forgotten(start, robot, answer, call):
+    controller = start(actuation_delay_steps=2)
+    for _ in range(3):
+        answer()
+    call(Trigger, 'stop')
+    call(SetBool, 'enable', data=True)
+    answer()
+    # What was sent before the stop is not in flight any more.
+    inputs = controller._meter.last.decision.inputs
+    np.testing.assert_array_equal(inputs.in_flight, [[SAFE], [SAFE]])

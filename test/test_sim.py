@@ -54,7 +54,8 @@ def test_a_push_accelerates_the_cart_as_computed_by_hand(spec):
     assert robot.state()[2] == pytest.approx(acceleration * 0.04, rel=0.02)
     assert robot.state()[0] == pytest.approx(acceleration * 0.04**2 / 2, rel=0.02)
     assert robot.state()[3] > 0
-    np.testing.assert_allclose(robot.observe().effort, [50.0, 0.0])  # 0.5 x gear 100
+    # 0.5 x gear 100
+    np.testing.assert_allclose(robot.observe()['joint_states'].effort, [50.0, 0.0])
 
 
 def test_pushed_to_the_left_first_means_negative(spec):

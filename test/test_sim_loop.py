@@ -22,8 +22,8 @@ class FakeOutlet:
     def publish_clock(self, stamp_ns):
         pass
 
-    def publish_observation(self, stamp_ns, reading):
-        self.published.append(reading)
+    def publish_observation(self, stamp_ns, readings):
+        self.published.append(readings)
 
     def has_peers(self):
         return True
@@ -51,7 +51,7 @@ def test_diverging_physics_pauses_until_the_world_is_reset(eventually):
     assert not loop.failure
     loop.set_paused(False)
     assert eventually(lambda: len(outlet.published) == 2)
-    assert np.isfinite(outlet.published[1].velocity).all()
+    assert np.isfinite(outlet.published[1]['joint_states'].velocity).all()
     loop.stop()
 
 

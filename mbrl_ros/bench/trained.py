@@ -31,7 +31,7 @@ CONFIG = TrainingConfig(
 
 
 def random_motion(robot: RobotSpec, seed: int, episodes: int = EPISODES,
-                  steps: int = EPISODE_STEPS) -> Dataset:
+                  steps: int = EPISODE_STEPS, hold_steps: int = 1) -> Dataset:
     """
     Move the simulated robot by the uniform exploration signal, without ROS.
 
@@ -43,10 +43,13 @@ def random_motion(robot: RobotSpec, seed: int, episodes: int = EPISODES,
         Of the initial states and of the actions: the same seed gives the same dataset.
     episodes, steps : int
         Number of episodes, and of control periods in each.
+    hold_steps : int
+        Control periods for which each random action is held.
 
     """
     generator = np.random.default_rng(seed)
-    settings = exploration.config_class('uniform')()
+    settings = exploration.config_class('uniform').model_validate(
+        {'hold_steps': hold_steps})
     signal = exploration.make_signal('uniform', settings, robot, generator)
     body = MujocoRobot(robot)
     recorded = []

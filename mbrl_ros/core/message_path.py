@@ -1,26 +1,32 @@
 """
-Address one number inside a ROS message: `position[slider]`, `pose.pose.position.x`, `data[0]`.
+Address one number inside a ROS message: `position[slider]`, `data[0]`, `orientation.yaw`.
 
 The same path reads an rclpy message and one deserialised by rosbags, so that what the controller
 sees and what the trainer sees is the same number.
 """
 
 from dataclasses import dataclass
+import math
 import re
 from typing import Any
 
 from mbrl_ros.core.errors import ObservationError, SpecError
 
-_PATH = re.compile(r'([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?:\[([^\[\]]+)\])?')
+_PART = re.compile(r'([A-Za-z_]\w*)(?:\[([^\[\]]+)\])?')
+_PATH = re.compile(rf'{_PART.pattern}(?:\.{_PART.pattern})*')
+# Where a message that holds arrays by joint lists the names: JointState, then JointTrajectory.
+_NAME_LISTS = ('name', 'joint_names')
+ANGLES = ('roll', 'pitch', 'yaw')
+
+Key = int | str | None
 
 
 @dataclass(frozen=True)
 class MessagePath:
-    """A parsed path: attributes, the last of which may carry an index or a name in brackets."""
+    """A parsed path: (attribute, key) parts; a key is the index or the name in brackets."""
 
     text: str
-    attributes: tuple[str, ...]
-    key: int | str | None
+    parts: tuple[tuple[str, Key], ...]
 
     @classmethod
     def parse(cls, text: str) -> 'MessagePath':
@@ -30,23 +36,40 @@ class MessagePath:
         Raises
         ------
         SpecError
-            If the text is not a path; the text shows the three forms allowed.
+            If the text is not a path; the text shows the forms allowed.
 
         """
-        match = _PATH.fullmatch(text)
-        if match is None:
+        if _PATH.fullmatch(text) is None:
             raise SpecError(f"'{text}' is not a message path. Allowed: 'field.field', "
-                            "'field.array[0]', 'field.array[joint_name]'")
-        key = match[2]
-        return cls(text, tuple(match[1].split('.')),
-                   int(key) if key is not None and key.isdecimal() else key)
+                            "'field.array[0]', 'field.array[joint_name]', "
+                            "'array[0].array[joint_name]', 'field.quaternion.yaw'")
+        return cls(text, tuple(
+            (match[1], int(match[2]) if match[2] and match[2].isdecimal() else match[2])
+            for match in _PART.finditer(text)))
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """Names of the fields, from the message inwards."""
+        return tuple(attribute for attribute, _ in self.parts)
+
+    @property
+    def key(self) -> Key:
+        """Index or name at the end of the path; None where it ends in a field."""
+        return self.parts[-1][1]
+
+    @property
+    def is_angle(self) -> bool:
+        """Whether this is roll, pitch or yaw: an angle that a message wraps at +-pi."""
+        attribute, key = self.parts[-1]
+        return attribute in ANGLES and key is None
 
     def read(self, message: Any) -> float:
         """
         Read the number.
 
-        A name in brackets is looked up in the message's own `name` list, so the order of joints
-        in the message never matters.
+        A name in brackets is looked up in the message's own `name` or `joint_names`, so the order
+        of joints in the message never matters. `roll`, `pitch` and `yaw` of a quaternion are its
+        angles [rad] about x, then y, then z of the fixed frame (REP 103), wrapped at +-pi.
 
         Raises
         ------
@@ -55,32 +78,48 @@ class MessagePath:
 
         """
         value = message
-        for attribute in self.attributes:
+        for attribute, key in self.parts:
             try:
                 value = getattr(value, attribute)
             except AttributeError:
+                if attribute in ANGLES and hasattr(value, 'w'):
+                    return _angle(attribute, value)
                 raise ObservationError(
-                    f"path '{self.text}': {type(message).__name__} has no field '{attribute}'"
+                    f"path '{self.text}': {type(value).__name__} has no field '{attribute}'"
                 ) from None
-        if self.key is None:
-            return self._number(value)
-        index = self.key
-        if isinstance(index, str):
-            known = list(getattr(message, 'name', ()))
-            if index not in known:
-                raise ObservationError(
-                    f"path '{self.text}': no '{index}' in this message; it names {known}")
-            index = known.index(index)
-        if not hasattr(value, '__len__'):
-            raise ObservationError(f"path '{self.text}': {type(value).__name__} is not an array")
-        if index >= len(value):
-            raise ObservationError(
-                f"path '{self.text}': index {index} of an array of {len(value)}")
-        return self._number(value[index])
-
-    def _number(self, value: Any) -> float:
+            if key is not None:
+                value = self._item(message, value, key)
         try:
             return float(value)
         except (TypeError, ValueError):
             raise ObservationError(
                 f"path '{self.text}': {type(value).__name__} is not a number") from None
+
+    def _item(self, message: Any, array: Any, key: int | str) -> Any:
+        index = key
+        if isinstance(index, str):
+            lists = (getattr(message, name) for name in _NAME_LISTS if hasattr(message, name))
+            known = list(next(lists, ()))
+            if index not in known:
+                raise ObservationError(
+                    f"path '{self.text}': no '{index}' in this message; it names {known}")
+            index = known.index(index)
+        if not hasattr(array, '__len__'):
+            raise ObservationError(f"path '{self.text}': {type(array).__name__} is not an array")
+        if index >= len(array):
+            raise ObservationError(
+                f"path '{self.text}': index {index} of an array of {len(array)}")
+        return array[index]
+
+
+def _angle(name: str, quaternion: Any) -> float:
+    """Return one angle [rad] of a quaternion; not a number for one that is no rotation."""
+    x, y, z, w = quaternion.x, quaternion.y, quaternion.z, quaternion.w
+    square = x * x + y * y + z * z + w * w
+    if not square > 0.0:  # all zero, as a driver without orientation sends it, or not a number
+        return math.nan
+    if name == 'roll':
+        return math.atan2(2.0 * (w * x + y * z), w * w - x * x - y * y + z * z)
+    if name == 'pitch':
+        return math.asin(min(1.0, max(-1.0, 2.0 * (w * y - z * x) / square)))
+    return math.atan2(2.0 * (w * z + x * y), w * w + x * x - y * y - z * z)

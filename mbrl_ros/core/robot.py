@@ -18,6 +18,8 @@ Unit = Literal['m', 'rad', 'm/s', 'rad/s', 'm/s^2', 'rad/s^2', 'N', 'N*m', 'V', 
 Feature = Literal['linear', 'angle', 'ignored']
 Target = Literal['delta', 'absolute']
 JOINT_STATE = 'sensor_msgs/msg/JointState'
+JOINT_TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
+_TRAJECTORY_ARRAYS = ('positions', 'velocities', 'accelerations', 'effort')
 Name = Annotated[str, Field(pattern=r'^[a-z][a-z0-9_]*$')]
 
 
@@ -49,9 +51,12 @@ class ObservationField(MessageField):
 
     @model_validator(mode='after')
     def _check_joint(self) -> 'ObservationField':
-        if self.type == JOINT_STATE and not isinstance(MessagePath.parse(self.path).key, str):
+        path = MessagePath.parse(self.path)
+        if self.type == JOINT_STATE and not isinstance(path.key, str):
             raise ValueError(f"path '{self.path}': a joint goes by its name, such as "
                              "'position[shoulder]': its place in the message may change")
+        if path.is_angle and self.unit != 'rad':
+            raise ValueError(f"path '{self.path}': an angle in 'rad', not in '{self.unit}'")
         return self
 
 
@@ -83,11 +88,13 @@ class SimulationSpec(Strict):
     How the simulated robot starts: MJCF below models/ (or a path), keyframe, noise on it.
 
     A topic of `topic_rates_hz` is published at that rate, a multiple of the control rate; all
-    others at the control rate.
+    others at the control rate. `body` is what Odometry and Imu report, by its name in the MJCF;
+    empty: the first body of the world.
     """
 
     mjcf: str
     keyframe: str
+    body: str = ''
     initial_std: float = Field(default=0.0, ge=0.0)
     topic_rates_hz: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
@@ -129,6 +136,8 @@ class RobotSpec(Strict):
         if sorted(self.stale_after_s) != topics:
             raise ValueError(f'stale_after_s must name each observed topic: {", ".join(topics)}')
         self._check_command_paths()
+        self._check_derived()
+        self._check_topic_rates(topics)
         types: dict[str, str] = {}
         for field in (*self.observation, *self.action):
             if types.setdefault(field.topic, field.type) != field.type:
@@ -138,21 +147,66 @@ class RobotSpec(Strict):
 
     def _check_command_paths(self) -> None:
         """Refuse commands that could not be sent: doubled, by name, or an array with holes."""
-        places: dict[str, set[int | None]] = {}
+        places: dict[str, list[int | str | None]] = {}
         for field in self.action:
             path = MessagePath.parse(field.path)
-            array = f'{field.topic}: {".".join(path.attributes)}'
-            keys = places.setdefault(array, set())
-            if isinstance(path.key, str):
+            if field.type == JOINT_TRAJECTORY:
+                self._check_trajectory_path(field.name, path)
+            elif any(isinstance(key, str) for _, key in path.parts):
                 raise ValueError(f"{field.name}: path '{field.path}': a command is addressed by "
-                                 "index, such as 'data[0]'")
+                                 "index, such as 'data[0]'; by joint name only in a "
+                                 f'{JOINT_TRAJECTORY}')
+            elif any(key is not None for _, key in path.parts[:-1]):
+                raise ValueError(f"{field.name}: path '{field.path}': an index may only be at the "
+                                 "end, such as 'data[0]'")
+            keys = places.setdefault(f'{field.topic}: {".".join(path.attributes)}', [])
             if path.key in keys:
                 raise ValueError(f"{field.name}: path '{field.path}' is taken by another action")
-            keys.add(path.key)
+            keys.append(path.key)
         for array, keys in places.items():
-            if keys != {None} and keys != set(range(len(keys))):
+            if not isinstance(keys[0], str) and keys != [None] \
+                    and set(keys) != set(range(len(keys))):
                 raise ValueError(f'{array}: the indices of the commands must be 0 to '
                                  f'{len(keys) - 1}, found {sorted(map(str, keys))}')
+        for topic in {f.topic for f in self.action if f.type == JOINT_TRAJECTORY}:
+            names = [keys for array, keys in places.items() if array.startswith(f'{topic}: ')]
+            if any(keys != names[0] for keys in names):
+                raise ValueError(f'{topic}: every array of a trajectory must name the same joints '
+                                 f'in the same order, found {names}')
+
+    @staticmethod
+    def _check_trajectory_path(name: str, path: MessagePath) -> None:
+        if path.parts[0] != ('points', 0) or len(path.parts) != 2 \
+                or path.attributes[1] not in _TRAJECTORY_ARRAYS or not isinstance(path.key, str):
+            allowed = ', '.join(f'points[0].{array}[joint]' for array in _TRAJECTORY_ARRAYS)
+            raise ValueError(f"{name}: path '{path.text}' in a trajectory. Allowed: {allowed}")
+
+    def _check_derived(self) -> None:
+        """Refuse to derive what is no velocity, or whose position is not observed beside it."""
+        observed = {(field.topic, field.path) for field in self.observation}
+        for field in self.observation:
+            path = MessagePath.parse(field.path)
+            if field.when_missing == 'derive' and not (
+                    path.attributes == ('velocity',) and isinstance(path.key, str)
+                    and (field.topic, f'position[{path.key}]') in observed):
+                raise ValueError(f"{field.name}: when_missing 'derive' is for a path "
+                                 "'velocity[joint]' of a robot that observes 'position[joint]' on "
+                                 f"the same topic, not for '{field.path}'")
+
+    def _check_topic_rates(self, topics: list[str]) -> None:
+        rates = self.simulation.topic_rates_hz if self.simulation else {}
+        unknown = sorted(set(rates) - set(topics))
+        if unknown:
+            raise ValueError(f'topic_rates_hz: not observed: {", ".join(unknown)}; '
+                             f'allowed: {", ".join(topics)}')
+        for topic, rate_hz in rates.items():
+            times = rate_hz / self.control_rate_hz
+            if times < 0.5 or abs(times - round(times)) > 1e-9:
+                raise ValueError(f'topic_rates_hz: {topic}: {rate_hz:g} Hz is no multiple of the '
+                                 f'control rate, {self.control_rate_hz:g} Hz')
+            if topic == self.observation[0].topic and round(times) != 1:
+                raise ValueError(f'topic_rates_hz: {topic} is the topic of the first observation, '
+                                 'which sets the pace: it is published at the control rate')
 
     @property
     def dt_s(self) -> float:

@@ -13,10 +13,15 @@ from mbrl_ros.core.yaml_file import load, Strict
 
 
 class GoalField(Strict):
-    """One number of the goal: a constant, or the latest value on a topic (then `value` first)."""
+    """
+    One number of the goal: a constant, or the latest value on a topic (then `value` first).
+
+    A series of trials draws it anew for each, from N(value, std).
+    """
 
     name: Name
     value: float
+    std: float = Field(default=0.0, ge=0.0)
     topic: str | None = None
     type: str | None = Field(default=None, pattern=r'^\w+/msg/\w+$')
     path: Annotated[str, AfterValidator(_check_path)] | None = None
@@ -26,6 +31,9 @@ class GoalField(Strict):
         given = [part is not None for part in (self.topic, self.type, self.path)]
         if any(given) and not all(given):
             raise ValueError('a goal from a topic needs topic, type and path')
+        if self.std > 0.0 and self.topic is None:
+            raise ValueError('a goal that is drawn anew (std) needs topic, type and path: the '
+                             'controller has to hear of it')
         return self
 
 
@@ -57,13 +65,22 @@ class Bounds(Strict):
 
 
 class TaskSpec(Strict):
-    """A task, as read from config/tasks/<name>.yaml."""
+    """
+    A task, as read from config/tasks/<name>.yaml.
+
+    `planner` is what plans for it unless a parameter says otherwise: a name in config/planners or
+    the path of a .yaml file. `gate` is the return of an episode at which a robot that learns the
+    task has learned it, and `pretrained_gate` what a shipped model must reach; empty: the same.
+    """
 
     name: Name
     robot: Name
     description: str = ''
     horizon: int = Field(ge=1, le=200)
     episode_steps: int = Field(ge=1)
+    planner: str = 'cem'
+    gate: float | None = None
+    pretrained_gate: float | None = None
     goal: tuple[GoalField, ...] = ()
     cost: tuple[CostTerm, ...] = Field(min_length=1)
     termination: dict[str, Bounds] = Field(default_factory=dict)
@@ -86,6 +103,15 @@ class TaskSpec(Strict):
     def goal_values(self) -> np.ndarray:
         """Return the constant goal, shape (G,)."""
         return np.array([field.value for field in self.goal])
+
+    @property
+    def is_goal_live(self) -> bool:
+        """Whether any of the goal comes from a topic."""
+        return any(field.topic is not None for field in self.goal)
+
+    def draw_goal(self, generator: np.random.Generator) -> np.ndarray:
+        """Draw the goal of one trial, shape (G,)."""
+        return generator.normal(self.goal_values, [field.std for field in self.goal])
 
     @property
     def weights(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.storage_mcap import McapReader
 
 from mbrl_ros.core.errors import BagError, ObservationError
-from mbrl_ros.core.message_path import MessagePath
+from mbrl_ros.core.field_reader import FieldReader
 from mbrl_ros.core.robot import MessageField, RobotSpec
 from mbrl_ros.data import mcap_file
 from mbrl_ros.data.bag_metadata import (
@@ -226,9 +227,10 @@ def _collect(reader: AnyReader, path: Path, robot: RobotSpec, namespace: str, lo
              progress: Progress | None) -> list[Segment]:
     known = {connection.topic: connection for connection in reader.connections}
     names = _locate(known, path, robot, namespace)
-    paths = {topic: [MessagePath.parse(field.path) for field in group] for topic, group
-             in fields_by_topic((*robot.observation, *robot.action)).items()}
-    widths = {topic: len(parts) for topic, parts in paths.items()}
+    groups = fields_by_topic((*robot.observation, *robot.action))
+    readers = {topic: FieldReader(group, robot.stale_after_s.get(topic, math.inf))
+               for topic, group in groups.items()}
+    widths = {topic: len(group) for topic, group in groups.items()}
     marks = [name for name in known if name.strip('/') == f'{namespace}/{EPISODE_TOPIC}'.strip('/')
              and known[name].msgtype == 'std_msgs/msg/String' and known[name].msgcount]
     wanted = [known[name] for name in (*names, *marks)]
@@ -245,6 +247,7 @@ def _collect(reader: AnyReader, path: Path, robot: RobotSpec, namespace: str, lo
             # stamped by two clocks, and a paused robot's last stamp equals the mark's.
             done += [current] if current is not None else []
             mark = parse_mark(message.data)
+            _forget(readers)
             current = _Builder(f'{path}: episode {mark.get("episode")}', widths) \
                 if mark.get('event') == 'start' else None
             continue
@@ -255,10 +258,11 @@ def _collect(reader: AnyReader, path: Path, robot: RobotSpec, namespace: str, lo
         stamp_ns = header_stamp_ns(message) or stored.publish_time_ns
         if current.jumps_back(topic, stamp_ns, robot.dt_ns):
             losses.clock_jumps += 1
+            _forget(readers)
             done.append(current)
             current = _Builder(current.source, widths)
         try:
-            current.add(topic, stamp_ns, [part.read(message) for part in paths[topic]])
+            current.add(topic, stamp_ns, readers[topic].read(message, stamp_ns))
         except ObservationError as error:
             raise BagError(f"{path}: topic '{stored.topic}', stamp {stamp_ns / 1e9:.3f} s: "
                            f'{error}. Try: mbrl-ros bag info {path}') from error
@@ -269,6 +273,11 @@ def _collect(reader: AnyReader, path: Path, robot: RobotSpec, namespace: str, lo
                     {topic: builder.samples(topic) for topic in robot.observation_topics()},
                     {topic: builder.samples(topic) for topic in robot.action_topics()})
             for builder in done]
+
+
+def _forget(readers: Mapping[str, FieldReader]) -> None:
+    for reader in readers.values():
+        reader.forget()
 
 
 def parse_mark(text: str) -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """Between ROS messages and the numbers of the robot spec."""
 
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any
 
+from builtin_interfaces.msg import Duration, Time
+import numpy as np
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from trajectory_msgs.msg import JointTrajectoryPoint
 
 from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.message_path import MessagePath
-from mbrl_ros.core.robot import ActionField
+from mbrl_ros.core.robot import JOINT_TRAJECTORY, RobotSpec
 
 SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE_QOS = QoSProfile(depth=10)
@@ -42,33 +46,76 @@ def stamp_ns(message: Any, received_ns: int) -> int:
     return stamp or received_ns
 
 
-def build_commands(fields: Sequence[ActionField], values: Sequence[float]) -> dict[str, Any]:
+def build_commands(robot: RobotSpec, values: Sequence[float], *, stamp: Time | None = None,
+                   following: Sequence[Sequence[float]] = ()) -> dict[str, Any]:
     """
     Build one message a command topic.
 
     Parameters
     ----------
-    fields : sequence of ActionField, length A
-        From the robot spec.
+    robot : RobotSpec
+        Its action fields say which topics, and where in their messages.
     values : sequence of float, length A
         Command, in each field's unit.
+    stamp : Time, optional
+        Goes into the messages that have a header; a header without a stamp means 'now' to
+        ros2_control.
+    following : sequence of sequence of float, shape (H - 1, A)
+        What the plan does after the command, one control period apart. Only a JointTrajectory has
+        room for it: its points are the command and these, point i due (i + 1) control periods
+        after the stamp.
 
     """
     commands: dict[str, Any] = {}
+    rows = [list(values)]
+    if any(field.type == JOINT_TRAJECTORY for field in robot.action):
+        rows += [list(row) for row in following]
     arrays: dict[tuple[str, tuple[str, ...]], dict[int, float]] = {}
-    for field, value in zip(fields, values, strict=True):
-        message = commands.setdefault(field.topic, message_class(field.type)())
-        path = MessagePath.parse(field.path)
-        if path.key is None:
-            target = message
-            for attribute in path.attributes[:-1]:
-                target = getattr(target, attribute)
-            setattr(target, path.attributes[-1], float(value))
+    for index, (field, value) in enumerate(zip(robot.action, values, strict=True)):
+        if field.topic not in commands:
+            message = commands[field.topic] = message_class(field.type)()
+            if stamp is not None and hasattr(message, 'header'):
+                message.header.stamp = stamp
+        message, path = commands[field.topic], MessagePath.parse(field.path)
+        if field.type == JOINT_TRAJECTORY:
+            _add_to_trajectory(message, path, [row[index] for row in rows], robot.dt_ns)
+        elif isinstance(path.key, int):
+            arrays.setdefault((field.topic, path.attributes), {})[path.key] = float(value)
         else:
-            arrays.setdefault((field.topic, path.attributes), {})[int(path.key)] = float(value)
+            setattr(_owner(message, path.attributes), path.attributes[-1], float(value))
     for (topic, attributes), numbers in arrays.items():
-        target = commands[topic]
-        for attribute in attributes[:-1]:
-            target = getattr(target, attribute)
-        setattr(target, attributes[-1], [numbers[i] for i in range(len(numbers))])
+        setattr(_owner(commands[topic], attributes), attributes[-1],
+                [numbers[i] for i in range(len(numbers))])
     return commands
+
+
+def _owner(message: Any, attributes: Sequence[str]) -> Any:
+    """Return the part of a message that has the last attribute."""
+    for attribute in attributes[:-1]:
+        message = getattr(message, attribute)
+    return message
+
+
+def _add_to_trajectory(message: Any, path: MessagePath, column: Sequence[float],
+                       dt_ns: int) -> None:
+    """Append one joint's number to each point of a JointTrajectory."""
+    if path.key not in message.joint_names:
+        message.joint_names = [*message.joint_names, path.key]
+    for number in range(len(message.points), len(column)):
+        due_ns = (number + 1) * dt_ns
+        message.points.append(JointTrajectoryPoint(time_from_start=Duration(
+            sec=due_ns // 1_000_000_000, nanosec=due_ns % 1_000_000_000)))
+    for point, value in zip(message.points, column, strict=True):
+        getattr(point, path.attributes[-1]).append(float(value))
+
+
+def fill(message: Any, reading: Any) -> Any:
+    """Copy a reading, a dataclass with the structure of a message, into that; return it."""
+    for field in fields(reading):
+        value = getattr(reading, field.name)
+        if is_dataclass(value):
+            fill(getattr(message, field.name), value)
+        else:
+            setattr(message, field.name, value.tolist() if isinstance(value, np.ndarray)
+                    else list(value) if isinstance(value, tuple) else float(value))
+    return message

@@ -8,16 +8,15 @@ from builtin_interfaces.msg import Time
 import numpy as np
 from pydantic import Field
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import JointState
 from std_srvs.srv import SetBool, Trigger
 
 from mbrl_ros.core.errors import MbrlError, SpecError
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.nodes.diagnostics import Diagnostics, ERROR, OK, Report, WARN
 from mbrl_ros.nodes.lifecycle import ManagedNode, NodeParams, run
-from mbrl_ros.nodes.messages import message_class, RELIABLE_QOS
+from mbrl_ros.nodes.messages import fill, message_class, RELIABLE_QOS
 from mbrl_ros.sim.loop import SimLoop, WARN_AFTER_S
-from mbrl_ros.sim.mujoco_robot import JointReading, MujocoRobot
+from mbrl_ros.sim.mujoco_robot import MujocoRobot, Readings
 
 
 class SimParams(NodeParams):
@@ -72,8 +71,10 @@ class SimRobot(ManagedNode):
             speed_factor=p.speed_factor, actuation_delay_steps=p.actuation_delay_steps,
             watchdog_periods=p.watchdog_periods)
         self._last_report = (time.monotonic(), 0, 0)
-        self._observers = [self.create_lifecycle_publisher(JointState, topic, RELIABLE_QOS)
-                           for topic in spec.observation_topics()]
+        self._kinds = spec.observation_topics()
+        self._observers: dict[str, Any] = {
+            topic: self.create_lifecycle_publisher(message_class(kind), topic, RELIABLE_QOS)
+            for topic, kind in self._kinds.items()}
         self._clocks = [self.create_publisher(Clock, '/clock', RELIABLE_QOS)] \
             if self._loop.is_time_simulated else []
         self._commands = [
@@ -100,8 +101,8 @@ class SimRobot(ManagedNode):
 
     def cleanup(self) -> None:
         """Release topics, services and the robot."""
-        self._diagnostics.close()
-        for publisher in (*self._observers, *self._clocks):
+        self._diagnostics.close(self.ending)
+        for publisher in (*self._observers.values(), *self._clocks):
             self.destroy_publisher(publisher)
         for subscription in self._commands:
             self.destroy_subscription(subscription)
@@ -115,17 +116,18 @@ class SimRobot(ManagedNode):
         for publisher in self._clocks:
             publisher.publish(Clock(clock=_time(stamp_ns)))
 
-    def publish_observation(self, stamp_ns: int, reading: JointReading) -> None:
-        """Publish the joint states."""
-        message = JointState(name=list(reading.name), position=reading.position.tolist(),
-                             velocity=reading.velocity.tolist(), effort=reading.effort.tolist())
-        message.header.stamp = _time(stamp_ns)
-        for publisher in self._observers:
-            publisher.publish(message)
+    def publish_observation(self, stamp_ns: int, readings: Readings) -> None:
+        """Publish what some topics report at one moment."""
+        # The first topic of the spec last: it sets the pace, and whoever answers it knows the
+        # others by then.
+        for topic, reading in reversed(readings.items()):
+            message = fill(message_class(self._kinds[topic])(), reading)
+            message.header.stamp = _time(stamp_ns)
+            self._observers[topic].publish(message)
 
     def has_peers(self) -> bool:
         """Whether every topic of the robot is matched."""
-        return all(p.get_subscription_count() for p in self._observers) \
+        return all(p.get_subscription_count() for p in self._observers.values()) \
             and all(s.get_publisher_count() for s in self._commands)
 
     def warn(self, text: str) -> None:

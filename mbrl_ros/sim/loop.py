@@ -1,6 +1,8 @@
 """The thread that turns commands into observations, in real time or in lock-step; no ROS."""
 
+from collections import deque
 from collections.abc import Callable
+import math
 from threading import Condition, Thread
 import time
 import traceback
@@ -11,7 +13,7 @@ import numpy as np
 from mbrl_ros.core.errors import MbrlError
 from mbrl_ros.sim.command_delay import CommandDelay
 from mbrl_ros.sim.command_inbox import CommandInbox
-from mbrl_ros.sim.mujoco_robot import JointReading, MujocoRobot
+from mbrl_ros.sim.mujoco_robot import MujocoRobot, Readings
 from mbrl_ros.sim.tick_grid import TickGrid
 
 WARN_AFTER_S = 5.0
@@ -30,8 +32,8 @@ class Outlet(Protocol):
     def publish_clock(self, stamp_ns: int) -> None:
         """Publish simulated time [ns]."""
 
-    def publish_observation(self, stamp_ns: int, reading: JointReading) -> None:
-        """Publish a reading."""
+    def publish_observation(self, stamp_ns: int, readings: Readings) -> None:
+        """Publish what some topics report at one moment."""
 
     def has_peers(self) -> bool:
         """Whether someone listens to every observation topic and sends every command topic."""
@@ -51,6 +53,8 @@ class SimLoop:
     take it for moments. In real time a tick latches the newest command, publishes the state and
     advances one control period, so that the command which answers a state acts from the next
     tick. In lock-step it publishes, waits for the command that answers, and advances with that.
+    Topics faster than the control rate report between the ticks: at their time in real time, all
+    at once in lock-step.
 
     Parameters
     ----------
@@ -92,6 +96,8 @@ class SimLoop:
         self._is_observed = False
         self._latched = spec.safe_value
         self._age: dict[str, int] = {}
+        # Readings between two ticks, with the (monotonic) time when each is to be published.
+        self._between: deque[tuple[float, int, Readings]] = deque()
         self.reset()
 
     def start(self) -> None:
@@ -123,7 +129,8 @@ class SimLoop:
         """Begin an episode from a newly drawn state; commands in flight are forgotten."""
         with self._wake:
             self.robot.reset(self._rng)
-            self._reading = self.robot.observe()
+            self._readings = self.robot.observe()
+            self._between.clear()
             if self._is_observed:
                 self.grid.skip(RESET_GAP_S)
             self._is_observed = False
@@ -168,10 +175,13 @@ class SimLoop:
 
     def _tick_real_time(self) -> None:
         while True:
-            self._wake.wait(max(YIELD_S, self.grid.deadline_s - time.monotonic()))
+            due_s = self._between[0][0] if self._between else self.grid.deadline_s
+            self._wake.wait(max(YIELD_S, due_s - time.monotonic()))
             if self.is_paused:
                 return
-            if time.monotonic() >= self.grid.deadline_s:
+            if self._between:
+                self._publish_between(time.monotonic())
+            elif time.monotonic() >= self.grid.deadline_s:
                 break
         self.grid.catch_up()
         stamp_ns = self.grid.stamp_ns
@@ -239,14 +249,26 @@ class SimLoop:
     def _observe(self, stamp_ns: int) -> bool:
         """Publish the state; return whether the run ends with it."""
         self._is_observed = True
-        self._outlet.publish_observation(stamp_ns, self._reading)
+        self._outlet.publish_observation(stamp_ns, self._readings)
         if self._remaining == 0:
             self.is_paused = True
         return self.is_paused
 
+    def _publish_between(self, until_s: float) -> None:
+        """Publish what is due up to a (monotonic) time."""
+        while self._between and self._between[0][0] <= until_s:
+            _, stamp_ns, readings = self._between.popleft()
+            if self.is_time_simulated:
+                self._outlet.publish_clock(stamp_ns)
+            self._outlet.publish_observation(stamp_ns, readings)
+
     def _advance(self, command: np.ndarray) -> None:
-        self.robot.step(self._delay.push(command))
-        self._reading = self.robot.observe()
+        between = self.robot.step(self._delay.push(command))
+        self._between.extend((*self.grid.after(elapsed_ns), readings)
+                             for elapsed_ns, readings in between)
+        if self._lockstep:
+            self._publish_between(math.inf)
+        self._readings = self.robot.observe()
         self.num_steps += 1
         if self._remaining is not None:
             self._remaining -= 1

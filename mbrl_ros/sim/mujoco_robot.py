@@ -1,32 +1,25 @@
 """A robot spec brought to life by MuJoCo, one control period a step, without ROS."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 import logging
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
 
 from mbrl_ros.core.errors import MbrlError, ObservationError, SpecError
-from mbrl_ros.core.message_path import MessagePath
+from mbrl_ros.core.field_reader import FieldReader
 from mbrl_ros.core.paths import share_dir
 from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.sim.sensors import JointSensor, SENSORS
 
-JOINT_STATE = 'sensor_msgs/msg/JointState'
-_SCALAR_JOINTS = (int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE))
 # MuJoCo would write its warnings to a file MUJOCO_LOG.TXT in whatever folder it is run from.
 mujoco.set_mju_user_warning(logging.getLogger(__name__).warning)
 
 
-@dataclass(frozen=True)
-class JointReading:
-    """What the joints report, under the attribute names of sensor_msgs/JointState; each (J,)."""
-
-    name: tuple[str, ...]
-    position: np.ndarray
-    velocity: np.ndarray
-    effort: np.ndarray
+# What is published at one moment: a reading by topic (see sensors.py).
+Readings = dict[str, Any]
 
 
 class MujocoRobot:
@@ -36,8 +29,8 @@ class MujocoRobot:
     Parameters
     ----------
     spec : RobotSpec
-        Its `simulation` section names the MJCF, the keyframe and the initial noise; each action
-        field drives the actuator of the same name.
+        Its `simulation` section names the MJCF, the keyframe, the initial noise and the rates of
+        topics; each action field drives the actuator of the same name.
     mass_scale : float
         Factor on the mass and inertia of every body.
     friction_scale : float
@@ -71,20 +64,26 @@ class MujocoRobot:
                                     keyframe or spec.simulation.keyframe)
         self._actuators = [self._find('actuator', mujoco.mjtObj.mjOBJ_ACTUATOR, name)
                            for name in spec.action_names]
-        self._joints = [i for i in range(self.model.njnt) if self.model.joint(i).name
-                        and int(self.model.jnt_type[i]) in _SCALAR_JOINTS]
-        self.joint_names = tuple(self.model.joint(i).name for i in self._joints)
-        self._qpos = self.model.jnt_qposadr[self._joints]
-        self._dof = self.model.jnt_dofadr[self._joints]
-        self._paths = self._check_observation()
+        body = self._find('body', mujoco.mjtObj.mjOBJ_BODY, spec.simulation.body) \
+            if spec.simulation.body else 1
+        self._sensors = {topic: self._sensor_class(kind)(self.model, body)
+                         for topic, kind in spec.observation_topics().items()}
+        self._readers = {topic: FieldReader([f for f in spec.observation if f.topic == topic])
+                         for topic in self._sensors}
+        self._columns = {topic: [i for i, f in enumerate(spec.observation) if f.topic == topic]
+                         for topic in self._sensors}
         self._check_limits()
         self._num_substeps = self._count_substeps()
+        self._parts = {topic: round(rate_hz / spec.control_rate_hz)
+                       for topic, rate_hz in spec.simulation.topic_rates_hz.items()}
+        self._pauses = self._find_pauses()
         self._noise_std = observation_noise_std
         self._noise_rng = np.random.default_rng([noise_seed, 1])
         # MuJoCo would reset a diverged robot to its start, silently; step() refuses instead.
         self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         self._scale(mass_scale, friction_scale)
         self.reset()
+        self._check_observation()
 
     def reset(self, rng: np.random.Generator | None = None) -> None:
         """
@@ -107,8 +106,10 @@ class MujocoRobot:
             self.data.qvel += offset[1]
         self.data.ctrl[self._actuators] = self.spec.safe_value
         mujoco.mj_forward(self.model, self.data)
+        for reader in self._readers.values():
+            reader.forget()
 
-    def step(self, action: np.ndarray) -> None:
+    def step(self, action: np.ndarray) -> list[tuple[int, Readings]]:
         """
         Advance one control period with the action held.
 
@@ -117,6 +118,12 @@ class MujocoRobot:
         action : array, shape (A,)
             In the order and units of the spec. The actuator clips what is beyond its control
             range; such steps are counted in `num_clipped`.
+
+        Returns
+        -------
+        list of (int, Readings)
+            What topics faster than the control rate report within the period, with the time [ns]
+            since its start; empty without such topics.
 
         Raises
         ------
@@ -127,27 +134,39 @@ class MujocoRobot:
         low, high = self._control_range.T
         self.num_clipped += bool(np.any((action < low) | (action > high)))
         self.data.ctrl[self._actuators] = action
-        mujoco.mj_step(self.model, self.data, self._num_substeps)
-        if not (np.isfinite(self.data.qpos).all() and np.isfinite(self.data.qvel).all()):
-            raise MbrlError(f'{self._source}: the physics diverged at {self.data.time:.3f} s with '
-                            f'action {np.asarray(action).tolist()}. Try a smaller timestep.')
+        between: list[tuple[int, Readings]] = []
+        done = 0
+        for until, topics in self._pauses.items():
+            self._advance(until - done)
+            done = until
+            between.append((round(until * self.model.opt.timestep * 1e9), self._read(topics)))
+        self._advance(self._num_substeps - done)
+        return between
 
-    def observe(self) -> JointReading:
-        """Read all named slides and hinges; each call draws new observation noise."""
-        noise = np.zeros((2, len(self._joints)))
-        if self._noise_std > 0.0:
-            noise = self._noise_rng.normal(0.0, self._noise_std, noise.shape)
-        return JointReading(self.joint_names, self.data.qpos[self._qpos] + noise[0],
-                            self.data.qvel[self._dof] + noise[1],
-                            self.data.qfrc_actuator[self._dof])
-
-    def state_of(self, reading: JointReading) -> np.ndarray:
-        """Return the state vector, shape (S,), that a reading gives."""
-        return np.array([path.read(reading) for path in self._paths])
+    def observe(self) -> Readings:
+        """Read all topics, in the order of the spec; each call draws new observation noise."""
+        return self._read(list(self._sensors))
 
     def state(self) -> np.ndarray:
         """Observe, and return the state vector, shape (S,)."""
-        return self.state_of(self.observe())
+        state, stamp_ns = np.empty(len(self.spec.observation)), round(self.data.time * 1e9)
+        for topic, reading in self.observe().items():
+            state[self._columns[topic]] = self._readers[topic].read(reading, stamp_ns)
+        return state
+
+    def _advance(self, num_substeps: int) -> None:
+        mujoco.mj_step(self.model, self.data, num_substeps)
+        if not (np.isfinite(self.data.qpos).all() and np.isfinite(self.data.qvel).all()):
+            action = self.data.ctrl[self._actuators].tolist()
+            raise MbrlError(f'{self._source}: the physics diverged at {self.data.time:.3f} s with '
+                            f'action {action}. Try a smaller timestep.')
+
+    def _read(self, topics: Sequence[str]) -> Readings:
+        return {topic: self._sensors[topic].read(self.data, self._noise) for topic in topics}
+
+    def _noise(self, shape: tuple[int, ...]) -> np.ndarray:
+        return self._noise_rng.normal(0.0, self._noise_std, shape) if self._noise_std > 0.0 \
+            else np.zeros(shape)
 
     @property
     def _control_range(self) -> np.ndarray:
@@ -159,27 +178,30 @@ class MujocoRobot:
         index = mujoco.mj_name2id(self.model, category, name)
         if index < 0:
             counts = {mujoco.mjtObj.mjOBJ_KEY: self.model.nkey,
+                      mujoco.mjtObj.mjOBJ_BODY: self.model.nbody,
                       mujoco.mjtObj.mjOBJ_ACTUATOR: self.model.nu}
             known = [mujoco.mj_id2name(self.model, category, i) for i in range(counts[category])]
             raise SpecError(f"{self._source}: no {kind} '{name}'. Allowed: {_listed(known)}")
         return index
 
-    def _check_observation(self) -> list[MessagePath]:
-        foreign = sorted({f.type for f in self.spec.observation} - {JOINT_STATE})
-        if foreign:
-            raise SpecError(f"robot '{self.spec.name}': the simulation publishes {JOINT_STATE} "
-                            f'only, but the observation asks for {", ".join(foreign)}')
-        paths = [MessagePath.parse(field.path) for field in self.spec.observation]
-        zeros = np.zeros(len(self.joint_names))
-        for field, path in zip(self.spec.observation, paths, strict=True):
+    def _sensor_class(self, kind: str) -> Any:
+        if kind not in SENSORS:
+            raise SpecError(f"robot '{self.spec.name}': the simulation cannot publish {kind}. "
+                            f'Allowed: {", ".join(SENSORS)}')
+        return SENSORS[kind]
+
+    def _check_observation(self) -> None:
+        readings = {topic: sensor.read(self.data, np.zeros)
+                    for topic, sensor in self._sensors.items()}
+        for field in self.spec.observation:
             try:
-                path.read(JointReading(self.joint_names, zeros, zeros, zeros))
-            except ObservationError:
-                raise SpecError(
-                    f"{self._source}: observation '{field.name}' reads {path.text}, which no "
-                    f'joint gives. Allowed joints: {_listed(self.joint_names)}; allowed: '
-                    'position, velocity, effort') from None
-        return paths
+                FieldReader([field]).read(readings[field.topic], 0)
+            except ObservationError as error:
+                sensor = self._sensors[field.topic]
+                allowed = f'. Allowed joints: {_listed(sensor.names)}; allowed: position, ' \
+                    'velocity, effort' if isinstance(sensor, JointSensor) else ''
+                raise SpecError(f"{self._source}: observation '{field.name}' cannot be read from "
+                                f'a simulated {field.type}: {error}{allowed}') from None
 
     def _check_limits(self) -> None:
         for field, (low, high) in zip(self.spec.action, self._control_range, strict=True):
@@ -196,6 +218,19 @@ class MujocoRobot:
                 f'{self._source}: the control period {self.spec.dt_s:g} s is no whole number of '
                 f'physics time steps of {timestep:g} s. Change control_rate_hz or the timestep.')
         return count
+
+    def _find_pauses(self) -> dict[int, list[str]]:
+        """Return after how many physics time steps of a period which topics report."""
+        pauses: dict[int, list[str]] = {}
+        for topic, parts in self._parts.items():
+            if self._num_substeps % parts:
+                raise SpecError(
+                    f'{self._source}: {topic} at {parts * self.spec.control_rate_hz:g} Hz asks '
+                    f'for {parts} messages in the {self._num_substeps} physics time steps of a '
+                    'control period. Change topic_rates_hz or the timestep.')
+            for part in range(1, parts):
+                pauses.setdefault(part * self._num_substeps // parts, []).append(topic)
+        return dict(sorted(pauses.items()))
 
     def _scale(self, mass: float, friction: float) -> None:
         model = self.model

@@ -33,6 +33,11 @@ class TickGrid:
         if not self._simulated:
             self.stamp_ns = max(time.time_ns(), self.stamp_ns)
 
+    def after(self, elapsed_ns: int) -> tuple[float, int]:
+        """Return the (monotonic) time [s] and the stamp [ns] of a moment after the tick."""
+        share = elapsed_ns / self._dt_ns
+        return self.deadline_s + share * self._period_s, self.stamp_ns + elapsed_ns
+
     def advance(self) -> None:
         """Go on to the next tick."""
         self.stamp_ns += self._dt_ns

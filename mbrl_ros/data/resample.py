@@ -65,7 +65,7 @@ def resample(segment: Segment, robot: RobotSpec, losses: Losses) -> list[Episode
     segment : Segment
         Samples as recorded.
     robot : RobotSpec
-        Gives rate, fields and staleness limits.
+        Gives rate, fields, staleness limits and actuation delay.
     losses : Losses
         Gaps and dropped transitions are added to it.
 
@@ -79,8 +79,8 @@ def resample(segment: Segment, robot: RobotSpec, losses: Losses) -> list[Episode
     The grid starts at the first observation of each stretch. States are interpolated linearly
     between the two neighbouring samples (angles as they are: the robot reports them unwrapped),
     taken exactly where a sample falls on the grid. The action of a step is the last command
-    stamped no later than the step's start, the one that acts: a later one would teach the
-    model that effects precede their cause.
+    stamped no later than the step's start, less the robot's actuation delay: the one that acts.
+    A later one would teach the model that effects precede their cause.
 
     """
     common: list[Interval] | None = None
@@ -88,16 +88,18 @@ def resample(segment: Segment, robot: RobotSpec, losses: Losses) -> list[Episode
         stretches = list(find_stretches(samples, longest_gap_ns(
             samples, robot.dt_ns, robot.stale_after_s[topic]), losses))
         common = stretches if common is None else _intersect(common, stretches)
-    dt_ns = 1e9 / robot.control_rate_hz
     episodes = []
     for start, end in common or ():
-        num_steps = int((end - start + SNAP_NS) // dt_ns)
-        grid = start + np.rint(np.arange(num_steps + 1) * dt_ns).astype(np.int64)
+        num_steps = (end - start + SNAP_NS) // robot.dt_ns
+        # Whole nanoseconds a step, as stamps of the simulated robot are: a command that answers
+        # an observation in lock-step carries its very stamp, and must not come a rounding late.
+        grid = start + robot.dt_ns * np.arange(num_steps + 1)
+        sent = grid[:-1] - robot.actuation_delay_steps * robot.dt_ns
         states = _columns(robot.observation, {
             topic: interpolate(samples, grid) for topic, samples in segment.observations.items()})
         actions = _columns(robot.action, {
-            topic: hold(samples, grid[:-1]) for topic, samples in segment.commands.items()})
-        known = np.all([is_commanded(samples, grid[:-1], robot.dt_ns)
+            topic: hold(samples, sent) for topic, samples in segment.commands.items()})
+        known = np.all([is_commanded(samples, sent, robot.dt_ns)
                         for samples in segment.commands.values()], axis=0)
         good = known & np.isfinite(actions).all(axis=1)
         losses.without_command += int((~known).sum())
@@ -146,7 +148,7 @@ def interpolate(samples: Samples, grid_ns: np.ndarray) -> np.ndarray:
 
 def is_commanded(samples: Samples, grid_ns: np.ndarray, dt_ns: int) -> np.ndarray:
     """
-    Return whether a command is known to act at each grid time, shape (T,).
+    Return whether it is known which command was the last at each time, shape (T,).
 
     There must be one, and it must be younger than five control periods: robots let go of a command
     that is not repeated, so what acted later is not known.

@@ -9,6 +9,7 @@ import spox.opset.ai.onnx.v21 as op
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.runtime.artifact import Artifact
+from mbrl_ros.runtime.surprise import Calibration, Scale, SIGNALS
 
 JOINT_STATE = {'topic': 'joint_states', 'type': 'sensor_msgs/msg/JointState'}
 COMMAND = {'topic': 'commands', 'type': 'std_msgs/msg/Float64MultiArray'}
@@ -80,7 +81,15 @@ def metadata_of(robot, members, **changes):
     return {'robot': robot.name, 'signature': robot.signature(),
             'signature_hash': robot.signature_hash(), 'members': members,
             'step_std': [1.0] * size, 'state_std': [1.0] * size, 'spread_p99': 1.0,
-            'horizon': 25} | changes
+            'horizon': 25, 'trust': trust_dict()} | changes
+
+
+def trust_dict(usual_up_to=1e6, steps=3):
+    """A calibration to which nothing below `usual_up_to` is strange."""
+    def scale(lowest):
+        return Scale((lowest, usual_up_to), tail=0.01, index=1.0)
+    return Calibration(steps, {name: scale(0.0) for name in SIGNALS} | {'together': scale(1.0)},
+                       100, 'nothing').to_dict()
 
 
 def artifact_of(model, robot, members, **changes):

@@ -22,6 +22,7 @@ from mbrl_ros.learning.pipeline import train_model
 from mbrl_ros.learning.trainer import train
 from mbrl_ros.runtime import artifact
 from mbrl_ros.runtime.dynamics import Dynamics
+from mbrl_ros.runtime.surprise import Calibration
 from mbrl_ros.runtime.trunk import split_members
 
 SMALL = TrainingConfig(members=3, hidden_units=(24, 24), weight_decay=(1e-5, 1e-5, 1e-5),
@@ -253,8 +254,13 @@ def test_the_whole_of_training_twice_gives_the_same_file(tmp_path):
     assert loaded.hash == one.hash
     assert loaded.metadata['holdout']['r2'] == one.evaluation.r2
     assert [bag['transitions'] for bag in loaded.metadata['data']['bags']] == [100, 100, 100]
+    # Two windows of ten steps fit into a held-out block of 25.
+    trust = Calibration.from_dict(loaded.metadata['trust'])
+    assert (trust.steps, trust.moments) == (10, loaded.metadata['holdout']['transitions'])
+    assert trust.to_dict() == loaded.metadata['trust']
     card = (tmp_path / 'one' / 'card.md').read_text()
-    for part in ('# Model of cart', '| velocity | m/s |', 'bag_2: 100 transitions, 10.0 s'):
+    for part in ('# Model of cart', '| velocity | m/s |', 'bag_2: 100 transitions, 10.0 s',
+                 'moments of the held-out data'):
         assert part in card
     assert {p.name for p in (tmp_path / 'one').iterdir()} == {
         'dynamics.onnx', 'ensemble.npz', 'metrics.json', 'card.md', 'training.csv', 'quality.png'}

@@ -6,18 +6,23 @@ import time
 
 import numpy as np
 
+from mbrl_ros.control.exploitation import ExploitationCheck, ExploitationConfig
 from mbrl_ros.control.exploration import make_signal
 from mbrl_ros.control.gate import SafetyGate
-from mbrl_ros.control.ladder import LadderConfig
+from mbrl_ros.control.ladder import DEFAULT_LADDER, LadderConfig
 from mbrl_ros.control.latch import Latch
 from mbrl_ros.control.mpc import Mpc
+from mbrl_ros.control.supervisor import Supervisor
 from mbrl_ros.control.tick import CollectPilot, Pilot, PlanPilot
+from mbrl_ros.control.trust import TrustConfig, TrustGauge, TrustLimiter
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.core.yaml_file import Strict
+from mbrl_ros.costs import CostFunction
 from mbrl_ros.planning import ActionSpace, make_planner, RolloutConfig
 from mbrl_ros.runtime import artifact
 from mbrl_ros.runtime.rollout import Rollout
+from mbrl_ros.runtime.surprise import Calibration
 
 SMALLEST_SPREAD = 1e-3
 
@@ -40,9 +45,12 @@ class PilotConfig:
     precision: str
     delay_steps: int
     deadline_s: float | None
-    ladder: LadderConfig
     max_spread: float
     seed: int
+    ladder: LadderConfig = DEFAULT_LADDER
+    trust: TrustConfig = field(default_factory=lambda: TrustConfig.model_validate({}))
+    exploitation: ExploitationConfig = field(
+        default_factory=lambda: ExploitationConfig.model_validate({}))
 
     def with_model(self, model: Path) -> 'PilotConfig':
         """Return the same settings for another model."""
@@ -60,6 +68,7 @@ class Engine:
 
     mpc: Mpc
     rollout: Rollout
+    gauge: TrustGauge
     spread_limit: float
     plan_p50_s: float
     plan_p99_s: float
@@ -106,8 +115,12 @@ def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig, latch: La
                      facts={'signal': config.signal, 'seed': config.seed})
     engine = build_engine(robot, task, config)
     gate = SafetyGate(robot, engine.spread_limit, task.termination, latch)
+    check = ExploitationCheck(CostFunction(task, robot), task.horizon, config.delay_steps,
+                              config.exploitation)
+    supervisor = Supervisor(engine.gauge, TrustLimiter(config.trust), check, config.delay_steps,
+                            robot.dt_ns)
     pilot = PlanPilot(engine.mpc, gate, robot, config.delay_steps, config.deadline_s,
-                      config.ladder)
+                      config.ladder, supervisor)
     return Built(pilot, engine, engine.notes, engine.facts)
 
 
@@ -165,4 +178,6 @@ def build_engine(robot: RobotSpec, task: TaskSpec, config: PilotConfig,
     facts = {'provider': rollout.provider, 'precision': rollout.precision,
              'configured_p99_ms': float(p99_ms), 'hash': model.hash, 'path': str(config.model),
              'seed': config.seed, 'spread_limit': limit}
-    return Engine(mpc, rollout, limit, float(p50_ms) * 1e-3, float(p99_ms) * 1e-3, notes, facts)
+    gauge = TrustGauge(mpc.dynamics, Calibration.from_dict(model.metadata['trust']))
+    return Engine(mpc, rollout, gauge, limit, float(p50_ms) * 1e-3, float(p99_ms) * 1e-3, notes,
+                  facts)

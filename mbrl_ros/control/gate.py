@@ -127,3 +127,34 @@ class SafetyGate:
     def _out(self, command: np.ndarray, reason: str, *, safe: bool) -> Verdict:
         self.last = command
         return Verdict(command, reason, safe)
+
+
+def limit_following(robot: RobotSpec, command: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    """
+    Bring what a plan does after a command inside the limits and the rate limits.
+
+    Parameters
+    ----------
+    robot : RobotSpec
+        Limits, rate limits.
+    command : array, shape (A,)
+        What the gate let out.
+    actions : array, shape (n, A)
+        Planned after it, one a control period.
+
+    Returns
+    -------
+    array, shape (m, A)
+        All of them, or those before the first that is not finite.
+
+    """
+    low, high, step = robot.action_min, robot.action_max, robot.action_rate_limit * robot.dt_s
+    limited: list[np.ndarray] = []
+    last = command
+    for action in actions:
+        if not np.isfinite(action).all():
+            break
+        slowed = np.minimum(np.maximum(action, last - step), last + step)
+        last = np.minimum(np.maximum(slowed, low), high)
+        limited.append(last)
+    return np.reshape(limited, (-1, len(command)))

@@ -20,12 +20,15 @@ class Meter:
         each rung of the fallback ladder: `plan`, `shifted`, `held`, `safe`.
     last : Tick or None
         The newest one.
+    safe_reason : str
+        Why the last safe value was sent.
 
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.last: Tick | None = None
+        self.safe_reason = ''
         self._plan_ms: deque[float] = deque(maxlen=PLAN_TIMES)
 
     def add(self, tick: Tick) -> None:
@@ -34,6 +37,8 @@ class Meter:
         self.counts['ticks'] += 1
         self.counts['missed'] += tick.missed
         self.counts[tick.rung] += 1
+        if tick.verdict.safe:
+            self.safe_reason = tick.verdict.reason
         self.counts['slowed'] += bool(tick.verdict.reason) and not tick.verdict.safe
         self.counts['rejected'] += sum(plan.rejected for plan in tick.finished)
         self._plan_ms.extend(plan.plan_s * 1e3 for plan in tick.finished)

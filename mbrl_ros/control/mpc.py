@@ -103,12 +103,17 @@ class Mpc:
     generator : numpy Generator
         Source of every random number.
 
+    Attributes
+    ----------
+    dynamics : Dynamics
+        One step of the model.
+
     """
 
     def __init__(self, artifact: Artifact, rollout: Rollout, planner: Planner, robot: RobotSpec,
                  generator: np.random.Generator) -> None:
         self._rollout, self._planner, self._robot = rollout, planner, robot
-        self._dynamics = Dynamics(artifact.model, artifact.metadata)
+        self.dynamics = Dynamics(artifact.model, artifact.metadata)
         self._generator = generator
         self._noise = planner.noise(generator)
         self._state: Any = planner.init()
@@ -161,7 +166,7 @@ class Mpc:
         plan = optimise(self._planner, inputs.warm, self._noise,
                         lambda actions: self._rollout.costs(start, actions, draw))
         self._state, self._tick = plan.state, inputs.tick
-        spread = float(self._dynamics.spread(self._step(start, plan.actions[0]))[0])
+        spread = float(self.dynamics.spread(self._step(start, plan.actions[0]))[0])
         return Decision(inputs, plan.actions, start, spread, plan.rejected,
                         time.perf_counter() - began, self._rollout, draw)
 
@@ -216,4 +221,4 @@ class Mpc:
 
     def _step(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Return each member's mean of the next state, shape (E, 1, S)."""
-        return self._dynamics(state[None], action[None])[0]
+        return self.dynamics(state[None], action[None])[0]

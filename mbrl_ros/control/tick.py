@@ -3,7 +3,7 @@
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import traceback
 from typing import Protocol
 
@@ -13,6 +13,8 @@ from mbrl_ros.control.exploration import Signal
 from mbrl_ros.control.gate import SafetyGate, Verdict
 from mbrl_ros.control.ladder import climb_down, DEFAULT_LADDER, LadderConfig, Rung
 from mbrl_ros.control.mpc import Decision, Mpc
+from mbrl_ros.control.supervisor import Supervisor
+from mbrl_ros.control.trust import TrustGauge
 from mbrl_ros.core.errors import PlanningError
 from mbrl_ros.core.robot import RobotSpec
 
@@ -30,12 +32,15 @@ class Observation:
         What is wrong with it; empty if nothing.
     fresh : bool
         False if it was acted upon before: no plan is made from it twice.
+    stamp_ns : int
+        When it was measured, by the message that sets the pace.
 
     """
 
     state: np.ndarray | None
     problem: str = ''
     fresh: bool = True
+    stamp_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,22 @@ class Tick:
     finished: tuple[Decision, ...] = ()
     failure: str = ''
 
+    @property
+    def following(self) -> np.ndarray:
+        """Planned actions after this tick's command, shape (n, A); none where it is no plan's."""
+        if self.decision is None or self.verdict.safe or self.rung not in ('plan', 'shifted'):
+            return np.empty((0, len(self.verdict.command)))
+        return self.decision.actions[self.index - self.decision.tick + 1:]
+
 
 class Pilot(Protocol):
     """Turns observations into ticks."""
 
     def tick(self, observation: Observation) -> Tick:
         """Do one tick."""
+
+    def review(self, observation: Observation, tick: Tick) -> None:
+        """Learn from a tick; its command is already on its way."""
 
     def forget(self) -> None:
         """Forget plans and commands: what comes next begins from the safe value."""
@@ -97,6 +112,9 @@ class CollectPilot:
                                    spread=0.0)
         return Tick(self._index, verdict, None, missed=False,
                     rung='safe' if verdict.safe else 'plan')
+
+    def review(self, observation: Observation, tick: Tick) -> None:
+        """Nothing was foreseen."""
 
     def forget(self) -> None:
         """Begin from the safe value; the signal goes on."""
@@ -124,13 +142,21 @@ class PlanPilot:
         Time a tick may wait for its plan; None waits for ever (lock-step).
     ladder : LadderConfig
         What ticks without a plan may do, and how long.
+    supervisor : Supervisor, optional
+        Restrains commands where the model does not foresee what happens.
+
+    Attributes
+    ----------
+    supervisor : Supervisor or None
+        As given.
 
     """
 
     def __init__(self, mpc: Mpc, gate: SafetyGate, robot: RobotSpec, delay_steps: int,
-                 deadline_s: float | None, ladder: LadderConfig = DEFAULT_LADDER) -> None:
+                 deadline_s: float | None, ladder: LadderConfig = DEFAULT_LADDER,
+                 supervisor: Supervisor | None = None) -> None:
         self._mpc, self._gate, self._robot = mpc, gate, robot
-        self._deadline_s, self._ladder = deadline_s, ladder
+        self._deadline_s, self._ladder, self.supervisor = deadline_s, ladder, supervisor
         self._in_flight = deque([robot.safe_value] * delay_steps, maxlen=delay_steps)
         self._worker = ThreadPoolExecutor(1, 'plan')
         self._running: Future[Decision] | None = None
@@ -158,7 +184,18 @@ class PlanPilot:
         if self._last is not None and decision is None:
             problem = problem or f'the last plan is {self._index - self._last.tick} ticks old'
         spread = decision.spread if decision is not None else 0.0
+        doubt = ''
+        if action is not None and self.supervisor is not None:
+            restraint = self.supervisor.restraint
+            action = restraint.apply(action, self._gate.last, self._robot.safe_value)
+            doubt = self.supervisor.doubt()
+            if restraint.level == 'stop':
+                problem = problem or doubt
+            elif restraint.level == 'hold':
+                rung = 'held'
         verdict = self._gate.check(action, state, problem, spread)
+        if doubt and not verdict.reason:
+            verdict = replace(verdict, reason=doubt)
         self._in_flight.append(verdict.command)
         late = self._last is None or self._last.tick != self._index
         missed = usable and not failed and observation.fresh and late
@@ -186,6 +223,16 @@ class PlanPilot:
         self._finished.append(self._last)
         return ''
 
+    def review(self, observation: Observation, tick: Tick) -> None:
+        """Compare what was foreseen with what was observed."""
+        if self.supervisor is None:
+            return
+        usable = observation.fresh and not observation.problem
+        own = tick.decision if tick.decision is not None and tick.decision.tick == tick.index \
+            else None
+        self.supervisor.review(tick.index, observation.state if usable else None,
+                               observation.stamp_ns, tick.verdict.command, own)
+
     def forget(self) -> None:
         """
         Forget plans, warm start and commands in flight.
@@ -199,8 +246,10 @@ class PlanPilot:
         self._in_flight.extend([self._robot.safe_value] * len(self._in_flight))
         self._mpc.forget()
         self._gate.forget()
+        if self.supervisor is not None:
+            self.supervisor.forget()
 
-    def replace_model(self, mpc: Mpc, max_spread: float) -> bool:
+    def replace_model(self, mpc: Mpc, max_spread: float, gauge: TrustGauge) -> bool:
         """
         Plan with another model from the next tick on; return False while a plan still runs.
 
@@ -212,6 +261,8 @@ class PlanPilot:
             self._collect()
         mpc.adopt(self._mpc)
         self._mpc, self._gate.max_spread = mpc, max_spread
+        if self.supervisor is not None:
+            self.supervisor.replace_model(gauge)
         return True
 
     def close(self) -> None:

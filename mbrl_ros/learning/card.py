@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from mbrl_ros.runtime.surprise import Calibration
+
 
 def render(metadata: dict[str, Any]) -> str:
     """Return the card of a model as Markdown, from the metadata inside the file."""
@@ -15,6 +17,8 @@ def render(metadata: dict[str, Any]) -> str:
     sources = '\n'.join(f"- {item['bag']}: {item['transitions']} transitions, "
                         f"{item['seconds']:.1f} s" for item in metadata['data']['bags'])
     losses = '\n'.join(f'- {line}' for line in metadata['data']['losses']) or '- nothing'
+    trust = Calibration.from_dict(metadata['trust'])
+    usual = {name: scale.quantile(0.99) for name, scale in trust.scales.items()}
     units = ' x '.join(map(str, metadata['hidden_units']))
     return f"""# Model of {metadata['robot']}
 
@@ -46,4 +50,9 @@ Dataset hash {metadata['data']['hash'][:16]}, robot signature {metadata['signatu
 The model knows the region of these bags. Elsewhere its members disagree; the controller stops
 acting where they disagree by more than its limit (99 % of the held-out transitions stay below
 {metadata['spread_p99']:.3g} typical steps).
+
+The trust gauge compares with {trust.moments} moments of {trust.source}.
+99 % of them stay below {usual['one_step']:.3g} predicted std one step ahead,
+{usual['k_step']:.3g} predicted std {trust.steps} steps ahead, and {usual['plan_spread']:.3g}
+typical steps of spread along {trust.steps} steps of a plan.
 """

@@ -15,6 +15,7 @@ from mbrl_ros import __version__
 from mbrl_ros.core.errors import ModelError
 from mbrl_ros.data.dataset import Dataset
 from mbrl_ros.learning import card, export
+from mbrl_ros.learning.calibration import calibrate
 from mbrl_ros.learning.config import Activation, TrainingConfig
 from mbrl_ros.learning.evaluation import evaluate, Evaluation, LONGEST_STEPS
 from mbrl_ros.learning.plots import draw_quality
@@ -84,11 +85,12 @@ def train_model(dataset: Dataset, config: TrainingConfig, seed: int, output: Pat
         'seed': seed, 'producer_version': __version__, 'state_std': state_std.tolist(),
         'step_std': result.ensemble.arrays()['target_std'].tolist(),
         'data': _provenance(dataset)}
-    scores = evaluate(Dynamics(model, metadata), robot,
-                      [(e.states, e.actions) for e in holdout.episodes], state_std,
-                      LONGEST_STEPS, seed)
+    dynamics = Dynamics(model, metadata)
+    held_out = [(e.states, e.actions) for e in holdout.episodes]
+    scores = evaluate(dynamics, robot, held_out, state_std, LONGEST_STEPS, seed)
     metadata |= {'holdout': scores.to_dict(), 'spread_p99': scores.spread_p99,
-                 'horizon': scores.horizon}
+                 'horizon': scores.horizon,
+                 'trust': calibrate(dynamics, held_out, 'the held-out data', seed).to_dict()}
     sha = artifact.save(output / MODEL_FILE, model, metadata)
     arrays: dict[str, Any] = result.ensemble.arrays()
     np.savez(output / WEIGHTS_FILE, activation=config.activation, **arrays)

@@ -14,7 +14,7 @@ from mbrl_ros.core.robot import RobotSpec
 
 METADATA_KEY = 'mbrl_ros'
 REQUIRED = ('signature', 'signature_hash', 'members', 'step_std', 'state_std', 'spread_p99',
-            'horizon')
+            'horizon', 'trust')
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,8 @@ class Rollout:
         True if the graph came from the cache.
     model_hash : str
         SHA-256 of the model.
+    model_path : Path
+        Where the model was read.
 
     """
 
@@ -101,7 +103,7 @@ class Rollout:
         module, self.precision = providers.find(provider, precision)
         self.provider = provider
         self.horizon, self.particles = task.horizon, particles
-        self.model_hash = artifact.hash
+        self.model_hash, self.model_path = artifact.hash, artifact.path
         self.propagation = propagation
         self._num_state = len(robot.observation)
         graph, self.was_cached = _graph(artifact, robot, task, particles, propagation,

@@ -1,0 +1,104 @@
+"""How far the model may be trusted now: what became of its predictions, and what that allows."""
+
+from collections import deque
+
+import numpy as np
+
+from mbrl_ros.control.exploitation import Exploitation, ExploitationCheck
+from mbrl_ros.control.mpc import Decision
+from mbrl_ros.control.trust import Restraint, Trust, TrustGauge, TrustLimiter
+
+# Observations this far from one control period apart, as a share of it, are not consecutive.
+JITTER = 0.25
+
+
+class Supervisor:
+    """
+    Follows the ticks of a pilot; looks when the command is out, so no command waits for it.
+
+    Parameters
+    ----------
+    gauge, limiter, check
+        What is asked.
+    delay_steps : int
+        Control periods from an observation to the moment its command acts.
+    dt_ns : int
+        Control period.
+
+    Attributes
+    ----------
+    restraint : Restraint
+        What the next command must bear.
+    trust, exploitation : Trust, Exploitation
+        Newest readings.
+
+    """
+
+    def __init__(self, gauge: TrustGauge, limiter: TrustLimiter, check: ExploitationCheck,
+                 delay_steps: int, dt_ns: int) -> None:
+        self._gauge, self._limiter, self._check = gauge, limiter, check
+        self._dt_ns = dt_ns
+        self._sent: deque[np.ndarray] = deque(maxlen=delay_steps + 2)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, as after a pause."""
+        self._gauge.forget()
+        self._limiter.forget()
+        self._check.forget()
+        self._sent.clear()
+        self._fresh_index = self._stamp_ns = 0
+        self._goal = self._weights = np.empty(0)
+        self.restraint, self.trust, self.exploitation = Restraint(), Trust(), Exploitation()
+
+    def replace_model(self, gauge: TrustGauge) -> None:
+        """Judge another model from now on; nothing is known of it yet."""
+        self._gauge = gauge
+        self._limiter.forget()
+        self._check.forget()
+
+    def doubt(self) -> str:
+        """Return why commands are restrained; empty if they are not."""
+        does = {'full': '', 'slow': f'slowed to {self.restraint.scale:.0%} of the plan',
+                'hold': 'last command held', 'stop': 'stopped'}[self.restraint.level]
+        return does and f'the model is surprised, {does}: {self.trust.describe()}'
+
+    def review(self, index: int, state: np.ndarray | None, stamp_ns: int, command: np.ndarray,
+               decision: Decision | None) -> None:
+        """
+        Take down one tick.
+
+        Parameters
+        ----------
+        index : int
+            Number of the tick.
+        state : array, shape (S,), or None
+            Its observation; None if it was not fresh, or wrong.
+        stamp_ns : int
+            Stamp of that.
+        command : array, shape (A,)
+            What was sent.
+        decision : Decision or None
+            This tick's own plan, if it came in time.
+
+        """
+        self._sent.append(command)
+        # Acted since the observation before: the command sent `delay_steps` ticks before that.
+        is_known = len(self._sent) == self._sent.maxlen
+        spacing = abs(stamp_ns - self._stamp_ns - self._dt_ns)
+        is_consecutive = (is_known and state is not None and self._fresh_index == index - 1
+                          and spacing <= JITTER * self._dt_ns)
+        self._gauge.observe(state, self._sent[0], is_consecutive=is_consecutive)
+        if decision is not None:
+            self._goal, self._weights = decision.inputs.goal, decision.inputs.weights
+        if self._weights.size:  # a plan has come in
+            self._check.observe(state, self._sent[0], self._goal, self._weights,
+                                is_consecutive=is_consecutive)
+        if decision is not None:
+            self._check.planned(decision.prediction.cost)
+            self._gauge.planned(decision.prediction.states)
+        if state is not None:
+            self._fresh_index, self._stamp_ns = index, stamp_ns
+        self.trust = self._gauge.read()
+        self.exploitation = self._check.read()
+        self.restraint = self._limiter.update(self.trust.figure)

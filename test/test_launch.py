@@ -41,8 +41,10 @@ def expand(description, texts):
 @pytest.mark.parametrize('group', GROUPS)
 def test_arguments_are_the_options(group):
     arguments = {argument.name for argument in load(group).get_launch_arguments()}
-    assert arguments == {'robot', 'task', 'model', 'params_file', 'use_sim_time', 'namespace',
-                         'log_level'}
+    assert arguments - {'autostart'} == {
+        'robot', 'task', 'model', 'params_file', 'use_sim_time', 'namespace', 'log_level',
+        'remap', 'rviz'}
+    assert ('autostart' in arguments) == (group == 'real_robot')
     assert all(argument.description for argument in load(group).get_launch_arguments())
 
 
@@ -51,6 +53,13 @@ def test_nodes_are_those_of_the_table(group):
     nodes = expand(load(group), {})
     assert [node.node_executable for node in nodes] == [entry.name for entry in GROUPS[group]]
     assert {node.node_package for node in nodes} == {'mbrl_ros'}
+
+
+@pytest.mark.parametrize('group', GROUPS)
+def test_rviz_comes_only_when_asked(group):
+    *nodes, rviz = expand(load(group), {'rviz': 'true'})
+    assert [node.node_executable for node in nodes] == [entry.name for entry in GROUPS[group]]
+    assert (rviz.node_package, rviz.node_executable) == ('rviz2', 'rviz2')
 
 
 def test_a_bad_argument_is_refused():

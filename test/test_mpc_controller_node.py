@@ -253,7 +253,7 @@ def test_diagnostics_once_a_second_with_the_figures(start, robot, answer, eventu
     count = len(robot.reports)
     assert eventually(lambda: len(robot.reports) >= count + 3, 10.0)
     assert 0.8 < np.median(np.diff(robot.reports)) < 1.5
-    assert set(robot.statuses) == {'planning latency', 'observation', 'model', 'safety'}
+    assert set(robot.statuses) == {'planning latency', 'observation', 'model', 'trust', 'safety'}
     assert {s.level for s in robot.statuses.values()} == {DiagnosticStatus.OK}
     assert {s.hardware_id for s in robot.statuses.values()} == {'cartpole'}
     latency = robot.values('planning latency')

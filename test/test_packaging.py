@@ -168,7 +168,55 @@ def test_options_from_launch_texts():
     assert (options.robot, options.use_sim_time, options.task) == ('r', True, 'cartpole_swingup')
 
 
+def test_a_real_robot_is_not_moved_by_starting_a_launch_file():
+    logger, controller = (entry.values(NodeOptions()) for entry in GROUPS['real_robot'])
+    assert (controller['autostart'], controller['autoconfigure']) == (False, True)
+    assert logger['autostart'] is True
+    assert 'lockstep' not in controller
+    asked = NodeOptions.parse({'autostart': 'true'})
+    assert GROUPS['real_robot'][1].values(asked)['autostart'] is True
+
+
+@pytest.mark.parametrize('group', [group for group in GROUPS if group != 'real_robot'])
+def test_simulated_robots_start_by_themselves(group):
+    assert all(entry.values(NodeOptions())['autostart'] is True for entry in GROUPS[group])
+
+
+def test_a_real_robot_takes_the_place_of_the_simulated_one():
+    # The same nodes from the same table, but for the robot itself.
+    names = {group: {entry.name for entry in GROUPS[group]} for group in GROUPS}
+    assert names['demo'] - names['real_robot'] == {'sim_robot'}
+
+
+def test_remaps_go_to_every_node_in_the_form_of_ros_arguments():
+    options = NodeOptions(remap=' joint_states:=/arm/joint_states  a/b:=c ')
+    for entry in GROUPS['demo']:
+        arguments = entry.ros_arguments(options)
+        assert arguments[:4] == ['-r', 'joint_states:=/arm/joint_states', '-r', 'a/b:=c']
+        command = entry.command(options)
+        assert command[command.index('--ros-args') + 1:][:4] == arguments[:4]
+
+
+def test_the_rviz_configuration_shows_what_the_controller_publishes():
+    config = yaml.safe_load((ROOT / 'rviz' / 'mbrl_ros.rviz').read_text())['Visualization Manager']
+    displays = {display['Class'].rpartition('/')[2]: display for display in config['Displays']}
+    assert set(displays) == {'Grid', 'TF', 'Odometry', 'MarkerArray'}
+    assert config['Global Options']['Fixed Frame'] == 'world'
+    # Relative, so that RViz finds it in any namespace.
+    assert displays['MarkerArray']['Topic']['Value'] == 'mpc_controller/plan_markers'
+    assert set(displays['MarkerArray']['Namespaces']) == {'candidates', 'plan', 'goal'}
+
+
+def test_data_files_of_every_kind_are_installed():
+    call = next(node for node in ast.walk(ast.parse((ROOT / 'setup.py').read_text()))
+                if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'shared_files')
+    assert [ast.literal_eval(arg) for arg in call.args] == ['launch', 'config', 'models', 'rviz']
+
+
 @pytest.mark.parametrize(('texts', 'said'), [
+    ({'rviz': 'no'}, "rviz 'no' is not one of: true, false"),
+    ({'remap': 'a:=b c'}, "remap: 'c' is not 'from:=to'"),
+    ({'remap': ':=b'}, "remap: ':=b' is not 'from:=to'"),
     ({'use_sim_time': 'maybe'}, "use_sim_time 'maybe' is not one of: true, false"),
     ({'log_level': 'loud'}, "log_level 'loud' is not one of: debug, info"),
     ({'params_file': '/no/such.yaml'}, "params_file '/no/such.yaml' is not a file"),

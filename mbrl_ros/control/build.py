@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 import time
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +70,7 @@ class Engine:
     mpc: Mpc
     rollout: Rollout
     gauge: TrustGauge
+    metadata: dict[str, Any]
     spread_limit: float
     plan_p50_s: float
     plan_p99_s: float
@@ -179,5 +181,5 @@ def build_engine(robot: RobotSpec, task: TaskSpec, config: PilotConfig,
              'configured_p99_ms': float(p99_ms), 'hash': model.hash, 'path': str(config.model),
              'seed': config.seed, 'spread_limit': limit}
     gauge = TrustGauge(mpc.dynamics, Calibration.from_dict(model.metadata['trust']))
-    return Engine(mpc, rollout, gauge, limit, float(p50_ms) * 1e-3, float(p99_ms) * 1e-3, notes,
-                  facts)
+    return Engine(mpc, rollout, gauge, model.metadata, limit, float(p50_ms) * 1e-3,
+                  float(p99_ms) * 1e-3, notes, facts)

@@ -21,10 +21,21 @@ class Params(Strict):
     goal: tuple[str, str]
 
 
-def cost(signal: Any, params: Params) -> Any:
-    """Return -exp(-d^2/scale^2), d the distance [m] of the tip; hinge 0 rad hangs down."""
+def position(signal: Any, params: Params) -> tuple[Any, Any, Any]:
+    """Return x, y, z [m] of the tip; hinge 0 rad hangs down."""
     slider, hinge = signal(params.slider), signal(params.hinge)
     xp = hinge.__array_namespace__()
-    x = slider - params.length * xp.sin(hinge) - signal(params.goal[0])
-    z = -params.length * xp.cos(hinge) - signal(params.goal[1])
+    return slider - params.length * xp.sin(hinge), 0.0, -params.length * xp.cos(hinge)
+
+
+def target(signal: Any, params: Params) -> tuple[Any, Any, Any]:
+    """Return x, y, z [m] of the goal."""
+    return signal(params.goal[0]), 0.0, signal(params.goal[1])
+
+
+def cost(signal: Any, params: Params) -> Any:
+    """Return -exp(-d^2/scale^2), d the distance [m] of the tip from the goal."""
+    tip_x, _, tip_z = position(signal, params)
+    x, z = tip_x - signal(params.goal[0]), tip_z - signal(params.goal[1])
+    xp = x.__array_namespace__()
     return -xp.exp(-(x * x + z * z) / params.scale**2)

@@ -2,14 +2,17 @@
 
 from threading import Lock
 
+from builtin_interfaces.msg import Time
 import numpy as np
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 
+from mbrl_ros.control.gate import limit_following
 from mbrl_ros.control.latch import Latch
-from mbrl_ros.core.robot import RobotSpec
-from mbrl_ros.nodes.messages import build_commands, COMMAND_QOS, message_class
+from mbrl_ros.core.robot import JOINT_TRAJECTORY, RobotSpec
+from mbrl_ros.nodes.messages import build_commands, COMMAND_QOS
+from mbrl_ros.nodes.qos import advertise
 
 ACK_TIMEOUT_S = 0.5
 
@@ -33,15 +36,39 @@ class CommandOutlet:
     def __init__(self, node: Node, robot: RobotSpec, latch: Latch) -> None:
         self._node, self._robot, self._latch, self._lock = node, robot, latch, Lock()
         self._publishers: dict[str, Publisher] = {
-            topic: node.create_publisher(message_class(kind), topic, COMMAND_QOS)
+            topic: advertise(node, kind, topic, COMMAND_QOS)
             for topic, kind in robot.action_topics().items()}
+        self._takes_trajectories = JOINT_TRAJECTORY in robot.action_topics().values()
 
-    def send(self, command: np.ndarray) -> None:
-        """Publish a command, shape (A,)."""
+    def send(self, command: np.ndarray, observed_ns: int = 0,
+             following: np.ndarray | None = None) -> None:
+        """
+        Publish a command.
+
+        Parameters
+        ----------
+        command : array, shape (A,)
+            What the gate let out.
+        observed_ns : int
+            Stamp of the observation it answers. The command is not stamped earlier: simulated
+            time may still be on its way here.
+        following : array, shape (n, A), optional
+            What is planned after it, for a robot that takes trajectories: brought inside the
+            limits, and the safe value after it all, so that a robot that hears no more of us
+            ends there.
+
+        """
         with self._lock:
             if self._latch.reason:
-                command = self._robot.safe_value
-            messages = build_commands(self._robot, command.tolist())
+                command, following = self._robot.safe_value, None
+            points: list[list[float]] = []
+            if self._takes_trajectories and following is not None and len(following):
+                points = limit_following(self._robot, command, following).tolist()
+                points.append(self._robot.safe_value.tolist())
+            now_ns = max(self._node.get_clock().now().nanoseconds, observed_ns)
+            stamp = Time(sec=now_ns // 1_000_000_000, nanosec=now_ns % 1_000_000_000)
+            messages = build_commands(self._robot, command.tolist(), stamp=stamp,
+                                      following=points)
             for topic, message in messages.items():
                 self._publishers[topic].publish(message)
 

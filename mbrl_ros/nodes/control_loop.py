@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from threading import Event, Thread
+import time
 import traceback
 
 from mbrl_ros.control.build import Engine
 from mbrl_ros.control.inbox import ObservationInbox
 from mbrl_ros.control.latch import Latch
-from mbrl_ros.control.tick import Pilot, PlanPilot, Tick
+from mbrl_ros.control.metronome import Metronome
+from mbrl_ros.control.tick import Observation, Pilot, PlanPilot, Tick
 from mbrl_ros.nodes.command_outlet import CommandOutlet
+from mbrl_ros.nodes.realtime import RealTime, RealTimeParams
 
-SILENCE_PERIODS = 1.5
+POLL_S = 0.1
 # Time to be told of every tick; the command is already on its way.
 OnTick = Callable[[Tick, int], None]
 
@@ -25,23 +28,32 @@ class ControlLoop:
         Where observations come from, what decides, where commands go.
     latch : Latch
         Emergency stop; after its release plans begin anew.
-    period_s : float
-        Control period.
+    metronome : Metronome or None
+        Holds early commands back, so that they leave at a steady rate; None in lock-step.
+    slack_s : float
+        Time after an observation within which nothing else may be done; infinite in lock-step.
+    realtime : RealTimeParams
+        What the operating system is asked for.
     on_tick : callable
         Takes each tick and the stamp [ns] of the observation it answers.
     on_crash : callable
         Takes the traceback of what ended the loop; the safe value was sent.
     on_engine : callable
         Takes the engine that plans from the next tick on.
+    warn : callable
+        Takes what the operating system refused.
 
     """
 
     def __init__(self, inbox: ObservationInbox, pilot: Pilot, outlet: CommandOutlet, latch: Latch,
-                 period_s: float, on_tick: OnTick, on_crash: Callable[[str], None],
-                 on_engine: Callable[[Engine], None]) -> None:
+                 metronome: Metronome | None, slack_s: float, realtime: RealTimeParams,
+                 on_tick: OnTick, on_crash: Callable[[str], None],
+                 on_engine: Callable[[Engine], None], warn: Callable[[str], None]) -> None:
         self._inbox, self._pilot, self._outlet, self._latch = inbox, pilot, outlet, latch
-        self._period_s = period_s
-        self._on_tick, self._on_crash, self._on_engine = on_tick, on_crash, on_engine
+        self._metronome, self._slack_s, self._realtime = metronome, slack_s, realtime
+        self._on_tick, self._on_crash = on_tick, on_crash
+        self._on_engine, self._warn = on_engine, warn
+        self._num_trips = latch.num_trips
         self._stop, self._thread = Event(), Thread(target=self._run, name='control', daemon=True)
         self._next_engine: Engine | None = None
 
@@ -60,31 +72,40 @@ class ControlLoop:
 
     def _run(self) -> None:
         try:
-            was_stopped = bool(self._latch.reason)
-            while not self._stop.is_set():
-                observation = self._inbox.wait(SILENCE_PERIODS * self._period_s)
-                if observation is None:
-                    continue
-                stamp_ns = self._inbox.stamp_ns  # a newer message may arrive while it plans
-                if observation.state is None and not observation.fresh:
-                    self._outlet.send_safe()  # nothing was observed yet
-                    continue
-                is_stopped = bool(self._latch.reason)
-                if was_stopped and not is_stopped:
-                    self._pilot.forget()  # plans from before the stop must not move the robot
-                was_stopped = is_stopped
-                self._take_engine()
-                tick = self._pilot.tick(observation)
-                self._outlet.send(tick.verdict.command)
-                self._on_tick(tick, stamp_ns)
+            with RealTime(self._realtime, self._warn) as thread:
+                while not self._stop.is_set():
+                    self._take_engine()
+                    observation = self._inbox.wait(POLL_S)
+                    if observation is not None:
+                        self._tick(observation, self._inbox.due_s)
+                        thread.slack(self._inbox.due_s + self._slack_s)
         except Exception:  # whatever it is, the robot must not keep the last command
             self._outlet.send_safe()
             self._on_crash(traceback.format_exc())
+
+    def _tick(self, observation: Observation, due_s: float) -> None:
+        if observation.state is None and not observation.fresh:
+            self._outlet.send_safe()  # nothing was observed yet
+            return
+        if self._num_trips != self._latch.num_trips and not self._latch.reason:
+            self._pilot.forget()  # plans from before the stop must not move the robot
+            self._num_trips = self._latch.num_trips
+        tick = self._pilot.tick(observation)
+        if self._metronome is not None and observation.fresh and not tick.verdict.safe:
+            self._metronome.arrive(due_s)
+            ready_s = time.monotonic()
+            time.sleep(max(0.0, self._metronome.leave_s(due_s, ready_s) - ready_s))
+        self._outlet.send(tick.verdict.command, observation.stamp_ns, tick.following)
+        # The command is on its way; from here on nobody waits.
+        self._pilot.review(observation, tick)
+        self._on_tick(tick, observation.stamp_ns)
+        if self._metronome is not None:
+            self._metronome.adapt()
 
     def _take_engine(self) -> None:
         engine, pilot = self._next_engine, self._pilot
         if engine is None or not isinstance(pilot, PlanPilot):
             return
-        if pilot.replace_model(engine.mpc, engine.spread_limit):
+        if pilot.replace_model(engine.mpc, engine.spread_limit, engine.gauge):
             self._next_engine = None
             self._on_engine(engine)

@@ -17,7 +17,8 @@ class ControllerParams(NodeParams):
                                        'empty: the model shipped for the robot. May be set at any '
                                        'time: configure and ~/reload_model read it')
     signal: str = Field('uniform', description='Exploration signal of the collect mode')
-    planner: str = Field('cem', description='Planner: a name in config/planners or a .yaml path')
+    planner: str = Field('', description='Planner: a name in config/planners or a .yaml path; '
+                                         'empty: that of the task')
     provider: str = Field('cpu', description='What runs the model: cpu, cuda or openvino; refused '
                                              'at configure where it is missing')
     precision: str = Field('', description='Of the provider, such as tf32 or bf16; empty: its '
@@ -39,3 +40,4 @@ class ControllerParams(NodeParams):
         description="Trust limit: the members' disagreement as a multiple of the held-out data's "
                     '99th percentile')
     seed: int = Field(0, ge=0, description='Seed of every random number')
+    frame: str = Field('world', description='TF frame of ~/plan_markers')

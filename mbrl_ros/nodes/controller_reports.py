@@ -1,5 +1,6 @@
 """The controller's concerns in /diagnostics."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -7,12 +8,16 @@ import numpy as np
 from mbrl_ros.control.inbox import ObservationInbox
 from mbrl_ros.control.latch import Latch
 from mbrl_ros.control.meter import Meter
+from mbrl_ros.control.supervisor import Supervisor
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.nodes.command_outlet import CommandOutlet
 from mbrl_ros.nodes.controller_topics import ControllerTopics
 from mbrl_ros.nodes.diagnostics import ERROR, OK, Report, WARN
 
 MOST_MISSED_SHARE = 0.01
+# Counters of the inbox, and what a message is that counts there.
+UNUSED = {'refused': 'refused', 'out_of_order': 'late, out of order or sent twice',
+          'clock_jumps': 'from a clock that was set back'}
 
 
 class ControllerReports:
@@ -21,8 +26,8 @@ class ControllerReports:
 
     Parameters
     ----------
-    robot, inbox, meter, latch, outlet, topics
-        Parts of the controller.
+    robot, inbox, meter, latch, outlet, topics, supervisor
+        Parts of the controller; no supervisor where no model drives.
     deadline_ms : float
         Time a tick may wait for its plan.
     is_active : callable
@@ -38,19 +43,20 @@ class ControllerReports:
     """
 
     def __init__(self, robot: RobotSpec, inbox: ObservationInbox, meter: Meter, latch: Latch,
-                 outlet: CommandOutlet, topics: ControllerTopics, deadline_ms: float,
-                 is_active: Callable[[], bool]) -> None:
+                 outlet: CommandOutlet, topics: ControllerTopics, supervisor: Supervisor | None,
+                 deadline_ms: float, is_active: Callable[[], bool]) -> None:
         self._robot, self._inbox, self._meter = robot, inbox, meter
+        self._supervisor = supervisor
         self._latch, self._outlet, self._topics = latch, outlet, topics
         self._deadline_ms, self._is_active = deadline_ms, is_active
-        self._reported_refused = 0
+        self._reported: Counter[str] = Counter()
         self.facts: Mapping[str, object] = {}
         self.crash = ''
 
     def concerns(self) -> dict[str, Callable[[], Report]]:
         """Return each concern and what reports on it."""
         return {'planning latency': self._latency, 'observation': self._observation,
-                'model': self._model, 'safety': self._safety}
+                'model': self._model, 'trust': self._trust, 'safety': self._safety}
 
     def _latency(self) -> Report:
         counts = self._meter.counts
@@ -67,17 +73,19 @@ class ControllerReports:
         return (WARN if share > MOST_MISSED_SHARE else OK), message, values
 
     def _observation(self) -> Report:
-        age, refused = self._inbox.age_s(), self._inbox.num_refused
-        fresh_refused, self._reported_refused = refused - self._reported_refused, refused
-        values = {'age_s': age, 'refused': refused,
+        age, inbox = self._inbox.age_s(), self._inbox
+        counts = {name: getattr(inbox, f'num_{name}') for name in UNUSED}
+        new = [f'{count} {text}' for name, text in UNUSED.items()
+               if (count := self._since_last(name, counts[name]))]
+        values = {'age_s': age, **counts,
                   **{f'{topic}.stale_after_s': limit
                      for topic, limit in self._robot.stale_after_s.items()}}
-        if fresh_refused:
-            return WARN, f'{fresh_refused} messages refused since the last report', values
-        if not np.isfinite(age):
+        if not np.isfinite(age) and not new:
             return (WARN if self._is_active() else OK), 'no message yet', values
-        problem = self._inbox.problem()
-        return (ERROR if problem else OK), problem or 'received', values
+        problem = inbox.problem()
+        news = f'messages since the last report: {", ".join(new)}' if new else ''
+        text = '; '.join(filter(None, (problem, news))) or 'received'
+        return (ERROR if problem else WARN if news else OK), text, values
 
     def _model(self) -> Report:
         last = self._meter.last
@@ -88,10 +96,29 @@ class ControllerReports:
         values |= {'spread': decision.spread, 'predicted_cost': self._topics.predicted_cost}
         return OK, f'spread {decision.spread:.3g} typical steps', values
 
+    def _trust(self) -> Report:
+        if self._supervisor is None:
+            return OK, 'no model drives', {}
+        trust, kept = self._supervisor.trust, self._supervisor.exploitation
+        values: dict[str, object] = {
+            'uncertainty': trust.figure, **trust.signals,
+            'restraint': self._supervisor.restraint.level,
+            'predicted_cost_per_step': kept.predicted, 'realised_cost_per_step': kept.realised,
+            'exploitation_gap': kept.gap}
+        doubt = self._supervisor.doubt()
+        if doubt:
+            return WARN, doubt, values
+        if kept.is_exploiting:
+            return WARN, (f'plans promise {kept.predicted:.3g} a step, the robot is charged '
+                          f'{kept.realised:.3g}: the planner exploits an error of the model. '
+                          'Record this and train again'), values
+        return OK, f'uncertainty {trust.figure:.3f}', values
+
     def _safety(self) -> Report:
         values: dict[str, object] = {
             name: self._meter.counts[name] for name in ('safe', 'slowed')}
         values |= {'crashed': bool(self.crash), 'stops': self._latch.num_trips}
+        num_safe = self._since_last('safe', self._meter.counts['safe'])
         if self.crash:
             return ERROR, 'control loop stopped; see the log', values
         if self._latch.reason:
@@ -103,5 +130,13 @@ class ControllerReports:
         if deaf:
             return ERROR, f'nobody listens to {", ".join(deaf)}', values
         verdict = last.verdict
+        if num_safe and not verdict.safe:  # over by now, but nobody was told
+            return WARN, (f'{num_safe} safe values since the last report: '
+                          f'{self._meter.safe_reason}'), values
         level = ERROR if verdict.safe else WARN if verdict.reason else OK
         return level, verdict.reason or 'acting', values
+
+    def _since_last(self, name: str, count: int) -> int:
+        """Return by how much a counter has grown since it was last reported."""
+        grown, self._reported[name] = count - self._reported[name], count
+        return grown

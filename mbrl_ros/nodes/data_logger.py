@@ -40,7 +40,8 @@ class LoggerParams(NodeParams):
     record: bool = Field(False, description='Start to record when activated, without the service')
     topics: tuple[str, ...] = Field(
         ('mpc_controller/tick diagnostic_msgs/msg/DiagnosticStatus',
-         'mpc_controller/plan trajectory_msgs/msg/JointTrajectory'),
+         'mpc_controller/plan trajectory_msgs/msg/JointTrajectory',
+         'mpc_controller/decision std_msgs/msg/String'),
         description="Topics recorded beside those of the robot, each 'topic type'")
 
 
@@ -92,7 +93,7 @@ class DataLogger(ManagedNode):
 
     def cleanup(self) -> None:
         """Release topics and services."""
-        self._diagnostics.close()
+        self._diagnostics.close(self.ending)
         self.destroy_timer(self._watch)
         for service in self._record_services:
             self.destroy_service(service)

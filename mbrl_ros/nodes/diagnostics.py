@@ -1,13 +1,16 @@
 """A small /diagnostics updater: one status a concern, once a second, on the steady clock."""
 
 from collections.abc import Callable, Mapping
+import re
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.node import Node
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 Report = tuple[bytes, str, Mapping[str, object]]
+ACK_TIMEOUT_S = 0.5
 
 
 def status(name: str, hardware_id: str, report: Report) -> DiagnosticStatus:
@@ -20,7 +23,7 @@ def status(name: str, hardware_id: str, report: Report) -> DiagnosticStatus:
 
 class Diagnostics:
     """
-    Publishes the reports of a node on /diagnostics at 1 Hz.
+    Publishes the reports of a node on /diagnostics at 1 Hz, and logs each problem as it begins.
 
     Parameters
     ----------
@@ -36,6 +39,7 @@ class Diagnostics:
     def __init__(self, node: Node, hardware_id: str,
                  reports: Mapping[str, Callable[[], Report]]) -> None:
         self._node, self._hardware_id, self._reports = node, hardware_id, dict(reports)
+        self._problems: dict[str, str] = {}
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # Node.create_publisher of a lifecycle node is a plain publisher: it reports in any state.
         self._timer = node.create_timer(1.0, self.publish,
@@ -43,16 +47,32 @@ class Diagnostics:
 
     def publish(self) -> None:
         """Publish all reports now."""
+        reports = {concern: report() for concern, report in self._reports.items()}
+        self._send(reports)
+        log = self._node.get_logger()
+        for concern, (level, message, _) in reports.items():
+            # The numbers change with every report; the problem is the same.
+            problem = re.sub(r'[\d.]+', '', message) if level != OK else ''
+            if problem and problem != self._problems.get(concern):
+                if level == ERROR:
+                    log.error(f'{concern}: {message}')
+                else:  # rclpy takes one severity a line of code
+                    log.warning(f'{concern}: {message}')
+            self._problems[concern] = problem
+
+    def close(self, reason: str) -> None:
+        """Say a last time, of every concern, why nothing more is reported."""
+        self._node.destroy_timer(self._timer)
+        self._send(dict.fromkeys(self._reports, (DiagnosticStatus.STALE, reason, {})))
+        self._publisher.wait_for_all_acked(Duration(seconds=ACK_TIMEOUT_S))
+        self._node.destroy_publisher(self._publisher)
+
+    def _send(self, reports: Mapping[str, Report]) -> None:
         array = DiagnosticArray()
         array.header.stamp = self._node.get_clock().now().to_msg()
-        array.status = [status(f'{self._node.get_name()}: {concern}', self._hardware_id, report())
-                        for concern, report in self._reports.items()]
+        array.status = [status(f'{self._node.get_name()}: {concern}', self._hardware_id, report)
+                        for concern, report in reports.items()]
         self._publisher.publish(array)
-
-    def close(self) -> None:
-        """Stop reporting."""
-        self._node.destroy_timer(self._timer)
-        self._node.destroy_publisher(self._publisher)
 
 
 def _text(value: object) -> str:

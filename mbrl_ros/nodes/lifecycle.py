@@ -23,6 +23,7 @@ class NodeParams(Strict):
 
     robot: str = Field('cartpole', description='Robot spec: a shipped name or a .yaml path')
     autostart: bool = Field(False, description='Configure and activate without being asked')
+    autoconfigure: bool = Field(False, description='Configure without being asked')
 
 
 class ManagedNode(LifecycleNode):
@@ -40,6 +41,8 @@ class ManagedNode(LifecycleNode):
         Models of the declared parameters by their prefix; the node's own has the prefix ''.
     live_params : frozenset of str
         Parameters of the node's own that may be set while it is configured.
+    ending : str
+        Why the node goes, once it is cleaned up: what /diagnostics says last.
 
     """
 
@@ -50,7 +53,7 @@ class ManagedNode(LifecycleNode):
         self.params_model = model
         self.params_models: dict[str, type[Strict]] = {'': model}
         self.params: NodeParams
-        self.refusal = ''
+        self.refusal, self.ending = '', 'the node was cleaned up'
         self.is_configured = False
         self.is_active = False
         params.declare(self, model)
@@ -171,12 +174,18 @@ def run(factory: Callable[[], ManagedNode]) -> int:
     executor.add_node(node)
     status = 0
     try:
-        if node.get_parameter('autostart').value and (
-                node.trigger_configure() != TransitionCallbackReturn.SUCCESS
-                or (not stop and node.trigger_activate() != TransitionCallbackReturn.SUCCESS)):
-            status = 1
+        steps = []
+        if node.get_parameter('autostart').value:
+            steps = [node.trigger_configure, node.trigger_activate]
+        elif node.get_parameter('autoconfigure').value:
+            steps = [node.trigger_configure]
+        status = int(any(not stop and step() != TransitionCallbackReturn.SUCCESS
+                         for step in steps))
         while not stop and not status:
             executor.spin_once(timeout_sec=0.1)
+        if stop:
+            node.ending = f'the node ends: {signal.Signals(stop[0]).name}'
+            node.get_logger().info(node.ending)
     finally:
         node.leave()
         node.destroy_node()

@@ -1,23 +1,30 @@
 """The controller node: drives a robot with a learned model, or collects data from it."""
 
+from collections.abc import Mapping
 from functools import partial
-import gc
+import math
 from pathlib import Path
+import time
 from typing import Any
 
 import numpy as np
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
 from mbrl_ros.control import exploration
 from mbrl_ros.control.build import build_engine, build_pilot, Built, Engine, PilotConfig
+from mbrl_ros.control.exploitation import ExploitationConfig
 from mbrl_ros.control.inbox import ObservationInbox
 from mbrl_ros.control.ladder import LadderConfig
 from mbrl_ros.control.latch import Latch
 from mbrl_ros.control.meter import Meter
-from mbrl_ros.control.tick import Tick
+from mbrl_ros.control.metronome import Metronome
+from mbrl_ros.control.tick import PlanPilot, Tick
+from mbrl_ros.control.trust import TrustConfig
 from mbrl_ros.core.errors import ObservationError, PlanningError
+from mbrl_ros.core.field_reader import FieldReader
 from mbrl_ros.core.message_path import MessagePath
 from mbrl_ros.core.paths import find_model
 from mbrl_ros.core.robot import load_robot
@@ -29,11 +36,16 @@ from mbrl_ros.nodes.controller_params import ControllerParams
 from mbrl_ros.nodes.controller_reports import ControllerReports
 from mbrl_ros.nodes.controller_topics import ControllerTopics
 from mbrl_ros.nodes.diagnostics import Diagnostics
+from mbrl_ros.nodes.joint_order import check_joint_order
 from mbrl_ros.nodes.lifecycle import ManagedNode, run
 from mbrl_ros.nodes.messages import message_class, RELIABLE_QOS, SENSOR_QOS, stamp_ns
 from mbrl_ros.nodes.model_reload import ModelReload
+from mbrl_ros.nodes.qos import subscribe
+from mbrl_ros.nodes.realtime import RealTimeParams
 from mbrl_ros.planning import config_class, load_planning, RolloutConfig
 from mbrl_ros.runtime.precompile import precompile
+
+YIELD_S = 1e-4
 
 
 class MpcController(ManagedNode):
@@ -56,7 +68,9 @@ class MpcController(ManagedNode):
         self._crashed = self.create_guard_condition(self._on_crash)
         self.create_service(Trigger, '~/stop', self._on_stop)
         self.create_service(SetBool, '~/enable', self._on_enable)
-        self.create_service(Trigger, '~/reload_model', self._on_reload)
+        # In a group of its own: while it waits, those of the default group must not.
+        self.create_service(Trigger, '~/reload_model', self._on_reload,
+                            callback_group=ReentrantCallbackGroup())
         self.create_subscription(Bool, 'emergency_stop', self._on_stop_topic, RELIABLE_QOS)
 
     def configure(self) -> None:
@@ -69,44 +83,55 @@ class MpcController(ManagedNode):
             message_class(kind)  # refused here, before anything is made
         self._delay_steps = p.actuation_delay_steps if p.actuation_delay_steps >= 0 \
             else robot.actuation_delay_steps + (not p.lockstep)
+        if not p.lockstep:  # only a simulated robot waits for commands
+            check_joint_order(self, robot)
         self._built = self._build(p)
         self._engine = self._built.engine
+        pilot = self._built.pilot
+        self._supervisor = pilot.supervisor if isinstance(pilot, PlanPilot) else None
         for line in self._built.notes:
             self.get_logger().info(line)
         self._inbox = ObservationInbox(robot, lockstep=p.lockstep)
         qos = RELIABLE_QOS if p.lockstep else SENSOR_QOS
         for topic, kind in robot.observation_topics().items():
-            paths = [MessagePath.parse(f.path) for f in robot.observation if f.topic == topic]
-            self._subscriptions_made.append(self.create_subscription(
-                message_class(kind), topic, partial(self._observe, topic, paths), qos))
+            reader = FieldReader([f for f in robot.observation if f.topic == topic],
+                                 robot.stale_after_s[topic])
+            self._subscriptions_made.append(subscribe(
+                self, kind, topic, partial(self._observe, topic, reader), qos))
         self._goal = self._task.goal_values
         self._subscribe_goal(self._task)
         self._outlet = CommandOutlet(self, robot, self._latch)
-        self._topics = ControllerTopics(self, robot, self._task, self._delay_steps)
+        self._topics = ControllerTopics(self, robot, self._task, self._config, p.frame)
         self._meter = Meter()
         self._reports = ControllerReports(
             robot, self._inbox, self._meter, self._latch, self._outlet, self._topics,
-            p.deadline * robot.dt_s * 1e3, lambda: self.is_active)
+            self._supervisor, p.deadline * robot.dt_s * 1e3, lambda: self.is_active)
         self._reports.facts = self._built.facts
+        self._tell_of_model()
         self._diagnostics = Diagnostics(self, robot.name, self._reports.concerns())
 
     def activate(self) -> None:
         """Start the control loop with empty slots, and without what was planned before."""
         self._refuse_slow_plans()
+        if not self.params.lockstep:  # at configure it may not have been discovered yet
+            check_joint_order(self, self._robot)
         self._inbox.forget()
         self._built.pilot.forget()
         self._meter.last = None
         self._reports.crash = ''
         # The first command, so that what is in flight is known: the pilot assumes safe values.
         self._outlet.send_safe()
-        # What configure made lives as long as the node: the collector need not look at it again
-        # in the middle of a control period.
-        gc.collect()
-        gc.freeze()
-        self._loop = ControlLoop(self._inbox, self._built.pilot, self._outlet, self._latch,
-                                 self._robot.dt_s, self._account, self._note_crash,
-                                 self._take_engine)
+        period_s, is_paced = self._robot.dt_s, not self.params.lockstep
+        self._loop = ControlLoop(
+            self._inbox, self._built.pilot, self._outlet, self._latch,
+            Metronome(period_s, self.params.deadline * period_s) if is_paced else None,
+            period_s if is_paced else math.inf, params.read(self, RealTimeParams, 'realtime.'),
+            self._account, self._note_crash, self._take_engine, self._warn)
         self._loop.start()
+
+    def _tell_of_model(self) -> None:
+        if self._engine is not None:
+            self._topics.publish_model_info({**self._engine.metadata, **self._engine.facts})
 
     def _refuse_slow_plans(self) -> None:
         p, period_s = self.params, self._robot.dt_s
@@ -124,7 +149,6 @@ class MpcController(ManagedNode):
     def deactivate(self) -> None:
         """Stop the loop, then leave the safe value as the last command."""
         self._loop.stop()
-        gc.unfreeze()
         self._outlet.send_safe()
         self._outlet.flush()
         if self._reload is not None:
@@ -132,7 +156,7 @@ class MpcController(ManagedNode):
 
     def cleanup(self) -> None:
         """Release model, topics and threads."""
-        self._diagnostics.close()
+        self._diagnostics.close(self.ending)
         self._outlet.close()
         self._topics.close()
         for subscription in self._subscriptions_made:
@@ -148,19 +172,22 @@ class MpcController(ManagedNode):
     # Building.
 
     def _build(self, p: ControllerParams) -> Built:
-        planning = load_planning(p.planner)
+        planner = p.planner or self._task.planner
+        planning = load_planning(planner)
         if p.mode == 'collect':
             source, model = p.signal, Path()
             kind, defaults = exploration.config_class(source), {}
         else:
             source, model = planning.planner, find_model(p.model or self._robot.name)
             kind, defaults = config_class(source), planning.params
-        if (p.mode, p.signal, p.planner) != self._declared_for:  # other parameters, or defaults
+        if (p.mode, p.signal, planner) != self._declared_for:  # other parameters, or defaults
             self._undeclare_plugins()
-        self._declared_for = (p.mode, p.signal, p.planner)
+        self._declared_for = (p.mode, p.signal, planner)
         for prefix, section, values in (
                 ('rollout.', RolloutConfig, planning.rollout.model_dump()),
-                ('fallback.', LadderConfig, {}), (f'{source}.', kind, defaults)):
+                ('fallback.', LadderConfig, {}), ('trust.', TrustConfig, {}),
+                ('exploitation.', ExploitationConfig, {}), ('realtime.', RealTimeParams, {}),
+                (f'{source}.', kind, defaults)):
             params.declare(self, section, prefix, values)
             self.params_models[prefix] = section
         deadline_s = None if p.lockstep else p.deadline * self._robot.dt_s
@@ -170,6 +197,8 @@ class MpcController(ManagedNode):
             rollout=params.read(self, RolloutConfig, 'rollout.'), provider=p.provider,
             precision=p.precision, delay_steps=self._delay_steps, deadline_s=deadline_s,
             ladder=params.read(self, LadderConfig, 'fallback.'),
+            trust=params.read(self, TrustConfig, 'trust.'),
+            exploitation=params.read(self, ExploitationConfig, 'exploitation.'),
             max_spread=p.max_spread, seed=p.seed)
         return build_pilot(self._robot, self._task, self._config, self._latch)
 
@@ -180,38 +209,46 @@ class MpcController(ManagedNode):
                     self.undeclare_parameter(prefix + field)
 
     def _subscribe_goal(self, task: TaskSpec) -> None:
+        topics: dict[tuple[str, str], dict[int, MessagePath]] = {}
         for index, field in enumerate(task.goal):
             if field.topic and field.type and field.path:
-                self._subscriptions_made.append(self.create_subscription(
-                    message_class(field.type), field.topic,
-                    partial(self._take_goal, index, MessagePath.parse(field.path)), RELIABLE_QOS))
+                topics.setdefault((field.topic, field.type), {})[index] = \
+                    MessagePath.parse(field.path)
+        for (topic, kind), paths in topics.items():
+            self._subscriptions_made.append(self.create_subscription(
+                message_class(kind), topic, partial(self._take_goal, paths), RELIABLE_QOS))
 
     # Callbacks, in the executor's thread.
 
-    def _observe(self, topic: str, paths: list[MessagePath], message: Any) -> None:
+    def _observe(self, topic: str, reader: FieldReader, message: Any) -> None:
         now = self.get_clock().now().nanoseconds
         stamp = stamp_ns(message, now)
         try:
-            values = [path.read(message) for path in paths]
+            values = reader.read(message, stamp)
         except ObservationError as error:
             self.get_logger().error(f'{topic}: {error}', throttle_duration_sec=2.0)
             self._inbox.refuse(topic, str(error), stamp)
             return
-        self._inbox.put(topic, values, stamp, max(0.0, (now - stamp) * 1e-9))
+        self._inbox.put(topic, values, stamp, (now - stamp) * 1e-9)
+        if not self.params.lockstep:
+            # The control loop gets the interpreter now, not when this thread next waits.
+            time.sleep(YIELD_S)
 
-    def _take_goal(self, index: int, path: MessagePath, message: Any) -> None:
-        try:
-            value = path.read(message)
-        except ObservationError as error:
-            self.get_logger().error(f'goal {self._task.goal[index].name}: {error}')
-            return
-        if not np.isfinite(value):
-            self.get_logger().error(f'goal {self._task.goal[index].name}: {value} is refused')
-            return
-        self._goal = self._goal.copy()
-        self._goal[index] = value
+    def _take_goal(self, paths: Mapping[int, MessagePath], message: Any) -> None:
+        goal = self._goal.copy()  # all numbers of a message at once: no plan for half a goal
+        for index, path in paths.items():
+            try:
+                goal[index] = path.read(message)
+            except ObservationError as error:
+                self.get_logger().error(f'goal {self._task.goal[index].name}: {error}')
+                return
+            if not np.isfinite(goal[index]):
+                self.get_logger().error(
+                    f'goal {self._task.goal[index].name}: {goal[index]} is refused')
+                return
+        self._goal = goal
         if self._engine is not None:
-            self._engine.rollout.set_goal(self._goal)
+            self._engine.rollout.set_goal(goal)
 
     def _stop_robot(self, reason: str) -> None:
         if self.is_active:
@@ -262,8 +299,10 @@ class MpcController(ManagedNode):
         assert result is not None
         response.success, response.message = result
         self._reload = None
-        log = self.get_logger()
-        (log.info if response.success else log.error)(f'~/reload_model: {response.message}')
+        if response.success:
+            self.get_logger().info(f'~/reload_model: {response.message}')
+        else:  # rclpy takes one severity a line of code
+            self.get_logger().error(f'~/reload_model: {response.message}')
         return response
 
     def _why_no_reload(self) -> str:
@@ -281,11 +320,16 @@ class MpcController(ManagedNode):
     def _account(self, tick: Tick, stamp_ns: int) -> None:
         self._meter.add(tick)
         self._topics.publish(tick, stamp_ns)
+        if self._supervisor is not None:
+            self._topics.publish_uncertainty(self._supervisor.trust.figure)
         if tick.failure:
             self.get_logger().error(tick.failure, throttle_duration_sec=2.0)
         if tick.verdict.safe:
             self.get_logger().error(f'safe value sent: {tick.verdict.reason}',
                                     throttle_duration_sec=2.0)
+
+    def _warn(self, text: str) -> None:
+        self.get_logger().warning(text)
 
     def _note_crash(self, text: str) -> None:
         self._reports.crash = text
@@ -296,6 +340,7 @@ class MpcController(ManagedNode):
         old, self._engine = self._engine, engine
         engine.rollout.set_goal(self._goal)  # it may have changed while the engine was built
         self._reports.facts = engine.facts
+        self._tell_of_model()
         if old is not None:
             old.close()
         if self._reload is not None:

@@ -4,7 +4,7 @@ Start the nodes as processes and operate them: what a person would do with the r
 `mbrl-ros demo` is such an operator; so are the tests that close the loop over DDS.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 import signal
@@ -20,6 +20,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 import rclpy
 from rclpy.client import Client
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
@@ -28,12 +29,15 @@ from std_srvs.srv import SetBool, Trigger
 
 from mbrl_ros.core.errors import MbrlError
 from mbrl_ros.core.robot import RobotSpec
-from mbrl_ros.nodes.messages import message_class
+from mbrl_ros.core.task import GoalField
+from mbrl_ros.nodes.goal_message import build_goal
+from mbrl_ros.nodes.messages import message_class, RELIABLE_QOS
 from mbrl_ros.nodes.table import GROUPS, NodeOptions
 
 START_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 20.0
 SETTLE_S = 0.5
+GOAL_LISTENERS = 2  # controller and logger
 # Every message counts, and lock-step sends them faster than one thread of Python takes them.
 COUNTING_QOS = QoSProfile(depth=10_000)
 
@@ -166,6 +170,31 @@ class Operator:
     def switch(self, node: str, service: str, on: bool) -> str:
         """Call a SetBool service and return its message."""
         return self._checked(node, service, SetBool, SetBool.Request(data=on))
+
+    def send_goal(self, fields: Sequence[GoalField], values: Sequence[float]) -> None:
+        """
+        Publish a goal to the configured controller (and logger), and see that it arrived.
+
+        Raises
+        ------
+        OperationError
+            If nobody listens, or a listener does not acknowledge it.
+
+        """
+        for topic, message in build_goal(fields, values).items():
+            publisher = self._node.create_publisher(type(message), topic, RELIABLE_QOS)
+            deadline = time.monotonic() + CALL_TIMEOUT_S
+            while publisher.get_subscription_count() < GOAL_LISTENERS:
+                self._check_alive()
+                if time.monotonic() > deadline:
+                    raise OperationError(f"nobody takes the goal from topic '{topic}'. Does the "
+                                         'task of the controller name it?')
+                time.sleep(0.05)
+            publisher.publish(message)
+            if not publisher.wait_for_all_acked(Duration(seconds=CALL_TIMEOUT_S)):
+                raise OperationError(f"the goal on topic '{topic}' was not acknowledged in "
+                                     f'{CALL_TIMEOUT_S:g} s')
+            self._node.destroy_publisher(publisher)
 
     def wait_until_connected(self) -> None:
         """Wait until every node has found the topics it needs, so that no message is lost."""

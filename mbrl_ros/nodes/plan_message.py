@@ -1,6 +1,7 @@
-"""The plan as a JointTrajectory: what the model foresees the robot to do."""
+"""The plan as messages about joints: what the model foresees the robot to do."""
 
 from builtin_interfaces.msg import Duration, Time
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from mbrl_ros.control.mpc import Decision
@@ -10,13 +11,21 @@ from mbrl_ros.core.robot import RobotSpec
 
 class PlanMessage:
     """
-    Builds ~/plan from a decision.
+    Builds ~/plan and ~/predicted_joint_states from a decision.
 
     Joints are the names in `position[...]` and `velocity[...]` paths of the robot spec. A robot
     without such paths gets one "joint" a state field, its predicted value as the position.
+
+    Parameters
+    ----------
+    robot : RobotSpec
+        Its observation fields.
+    delay_steps : int
+        Control periods from an observation to the moment its command acts.
+
     """
 
-    def __init__(self, robot: RobotSpec) -> None:
+    def __init__(self, robot: RobotSpec, delay_steps: int) -> None:
         position, velocity = {}, {}
         for index, field in enumerate(robot.observation):
             path = MessagePath.parse(field.path)
@@ -30,17 +39,29 @@ class PlanMessage:
         self._position = list(position.values())
         complete = all(name in velocity for name in self._names)
         self._velocity = [velocity[name] for name in self._names] if complete else []
-        self._dt_ns = robot.dt_ns
+        self._dt_ns, self._delay_steps = robot.dt_ns, delay_steps
 
-    def build(self, decision: Decision, stamp_ns: int, delay_steps: int) -> JointTrajectory:
+    def trajectory(self, decision: Decision, stamp_ns: int) -> JointTrajectory:
         """Return the mean predicted path; time counts from the observation it was planned from."""
         message = JointTrajectory(joint_names=self._names)
-        message.header.stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+        message.header.stamp = _time(stamp_ns)
         mean = decision.prediction.states.mean(axis=1).astype(float)
         for step, state in enumerate(mean):
-            after_ns = (delay_steps + step + 1) * self._dt_ns
+            after_ns = (self._delay_steps + step + 1) * self._dt_ns
             message.points.append(JointTrajectoryPoint(
                 positions=state[self._position].tolist(),
                 velocities=state[self._velocity].tolist(),
                 time_from_start=Duration(sec=after_ns // 10**9, nanosec=after_ns % 10**9)))
         return message
+
+    def next_joint_state(self, decision: Decision, stamp_ns: int) -> JointState:
+        """Return the mean state a control period after the command acts, with that stamp."""
+        state = decision.prediction.states[0].mean(axis=0).astype(float)
+        message = JointState(name=self._names, position=state[self._position].tolist(),
+                             velocity=state[self._velocity].tolist())
+        message.header.stamp = _time(stamp_ns + (self._delay_steps + 1) * self._dt_ns)
+        return message
+
+
+def _time(stamp_ns: int) -> Time:
+    return Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)

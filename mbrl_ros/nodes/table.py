@@ -16,11 +16,16 @@ from mbrl_ros.core.errors import SpecError
 
 LOG_LEVELS = ('debug', 'info', 'warn', 'error', 'fatal')
 _BOOLEANS = {'true': True, 'false': False}
+REAL_ROBOT = 'real_robot'
 
 
 @dataclass(frozen=True)
 class NodeOptions:
-    """What a user may choose for a group of nodes: the arguments of every launch file."""
+    """
+    What a user may choose for a group of nodes: the arguments of every launch file.
+
+    An option whose metadata name a group, as `only`, is an argument of that one alone.
+    """
 
     robot: str = field(default='cartpole', metadata={
         'help': 'Robot spec: a shipped name or a .yaml path'})
@@ -38,6 +43,14 @@ class NodeOptions:
         'help': 'Namespace of the nodes and of their relative topics'})
     log_level: str = field(default='info', metadata={
         'help': f'Log level of the nodes: {", ".join(LOG_LEVELS)}'})
+    remap: str = field(default='', metadata={
+        'help': "Topics under other names, for all nodes: 'from:=to from:=to'"})
+    rviz: bool = field(default=False, metadata={
+        'help': 'Show plans and robot in RViz, which a ROS distribution brings'})
+    autostart: bool = field(default=False, metadata={
+        'only': REAL_ROBOT,
+        'help': 'The controller drives at once; without it, it waits, configured, for '
+                '`ros2 lifecycle set /mpc_controller activate`'})
 
     def __post_init__(self) -> None:
         if self.log_level.lower() not in LOG_LEVELS:
@@ -45,6 +58,11 @@ class NodeOptions:
                             f'{", ".join(LOG_LEVELS)}')
         if self.params_file and not Path(self.params_file).is_file():
             raise SpecError(f"params_file '{self.params_file}' is not a file")
+        for rule in self.remap.split():
+            source, separator, target = rule.partition(':=')
+            if not (separator and source and target):
+                raise SpecError(f"remap: '{rule}' is not 'from:=to'. "
+                                "Such as: 'joint_states:=/arm/joint_states'")
 
     @property
     def delay_steps(self) -> int:
@@ -59,16 +77,17 @@ class NodeOptions:
         Raises
         ------
         SpecError
-            If use_sim_time is neither true nor false, log_level is unknown, or there is no
-            params_file.
+            If a switch is neither true nor false, log_level is unknown, a remap has another
+            form, or there is no params_file.
 
         """
         values: dict[str, Any] = {f.name: texts[f.name] for f in fields(cls) if f.name in texts}
-        text = values.get('use_sim_time')
-        if text is not None:
-            if text.lower() not in _BOOLEANS:
-                raise SpecError(f"use_sim_time '{text}' is not one of: true, false")
-            values['use_sim_time'] = _BOOLEANS[text.lower()]
+        for option in fields(cls):
+            text = values.get(option.name)
+            if isinstance(option.default, bool) and text is not None:
+                if text.lower() not in _BOOLEANS:
+                    raise SpecError(f"{option.name} '{text}' is not one of: true, false")
+                values[option.name] = _BOOLEANS[text.lower()]
         return cls(**values)
 
 
@@ -92,7 +111,7 @@ class NodeEntry:
         values = {name: getattr(options, source) for name, source in self.parameters.items()}
         # The node brings itself up, which works without a launch system and on distributions
         # whose launch cannot do it.
-        return values | {'autostart': True, **self.fixed} | dict(extra or {})
+        return {'autostart': True} | values | dict(self.fixed) | dict(extra or {})
 
     def ros_arguments(self, options: NodeOptions, extra: Mapping[str, Any] | None = None
                       ) -> list[str]:
@@ -101,7 +120,7 @@ class NodeEntry:
 
         The parameters file comes last, so that it wins over the values before it.
         """
-        arguments = []
+        arguments = [text for rule in options.remap.split() for text in ('-r', rule)]
         for name, value in self.values(options, extra).items():
             # JSON is YAML: quotes keep a name such as '7' or 'on' a string.
             arguments += ['-p', f'{name}:={json.dumps(value)}']
@@ -123,6 +142,9 @@ _DATA_LOGGER = NodeEntry('data_logger', 'mbrl_ros.nodes.data_logger', {
     'robot': 'robot', 'use_sim_time': 'use_sim_time'}, fixed={'record': True})
 _MPC_CONTROLLER = NodeEntry('mpc_controller', 'mbrl_ros.nodes.mpc_controller', {
     'robot': 'robot', 'task': 'task', 'model': 'model', 'use_sim_time': 'use_sim_time'})
+# A robot must not move because a launch file was started.
+_WAITING_CONTROLLER = replace(_MPC_CONTROLLER, parameters={
+    **_MPC_CONTROLLER.parameters, 'autostart': 'autostart'}, fixed={'autoconfigure': True})
 # Only a robot that waits for commands is driven in lock-step; another robot on /clock is not.
 _DEMO_CONTROLLER = replace(_MPC_CONTROLLER, parameters={
     **_MPC_CONTROLLER.parameters,
@@ -134,5 +156,6 @@ GROUPS: Mapping[str, Sequence[NodeEntry]] = {
     'sim': (_SIM_ROBOT,),
     'record': (_DATA_LOGGER,),
     'control': (_MPC_CONTROLLER,),
+    REAL_ROBOT: (_DATA_LOGGER, _WAITING_CONTROLLER),
     'demo': (_SIM_ROBOT, _DATA_LOGGER, _DEMO_CONTROLLER),
 }

@@ -1,0 +1,72 @@
+"""When to send a command: plans take now more, now less time, the robot wants a steady rate."""
+
+from collections import deque
+import math
+
+import numpy as np
+
+# A tick that is out of step by more than this share of a period starts a new rhythm.
+OUT_OF_STEP = 0.25
+# Share of an error that a tick corrects: the rhythm follows the sensor's clock, not its jitter.
+GAIN = 1.0 / 16.0
+# A command is held until this share of all commands would be ready.
+READY_SHARE = 0.95
+# Commands that are remembered, and after how many the hold is set anew.
+NUM_REMEMBERED, NUM_BETWEEN = 500, 50
+
+
+class Metronome:
+    """
+    Holds commands that are ready early, so that all leave at the same phase of the period.
+
+    It follows the rhythm of the observations' arrivals, smoothed, and measures how long after its
+    own arrival each command is ready. The hold is what most of them need; the others leave late,
+    as soon as they are ready. All times are steady times [s].
+
+    Parameters
+    ----------
+    period_s : float
+        Control period.
+    longest_s : float
+        No command is held longer than this after its observation arrived.
+
+    """
+
+    def __init__(self, period_s: float, longest_s: float) -> None:
+        self._period_s, self._longest_s = period_s, longest_s
+        self._beat_s, self._num_left = -math.inf, 0
+        self._ready_s: deque[float] = deque(maxlen=NUM_REMEMBERED)
+        self.hold_s = 0.0
+
+    def arrive(self, arrived_s: float) -> None:
+        """Take the time at which an observation arrived."""
+        elapsed_s = arrived_s - self._beat_s
+        if not elapsed_s < NUM_REMEMBERED * self._period_s:
+            self._beat_s = arrived_s
+            return
+        beat_s = self._beat_s + self._period_s * max(1, round(elapsed_s / self._period_s))
+        error_s = arrived_s - beat_s
+        is_out = abs(error_s) > OUT_OF_STEP * self._period_s
+        self._beat_s = arrived_s if is_out else beat_s + GAIN * error_s
+
+    def leave_s(self, arrived_s: float, now_s: float) -> float:
+        """
+        Return when to send the command that is ready now.
+
+        Parameters
+        ----------
+        arrived_s : float
+            When the observation arrived that it answers; `arrive` was told.
+        now_s : float
+            The time now.
+
+        """
+        self._ready_s.append(now_s - arrived_s)
+        return max(now_s, min(self._beat_s + self.hold_s, arrived_s + self._longest_s))
+
+    def adapt(self) -> None:
+        """Set the hold anew every so many commands; takes a tenth of a millisecond then."""
+        self._num_left += 1
+        if self._num_left >= NUM_BETWEEN:
+            self._num_left = 0
+            self.hold_s = float(np.quantile(self._ready_s, READY_SHARE))

@@ -1,0 +1,95 @@
+"""The metronome: commands leave at a steady rate though plans take now more, now less time."""
+
+import numpy as np
+import pytest
+
+from mbrl_ros.control.metronome import Metronome
+
+PERIOD_S = 0.01
+LONGEST_S = 0.008
+
+
+def run(arrived_s, plan_s, metronome=None):
+    """Return when each command left, of observations that arrived at these times."""
+    metronome = metronome or Metronome(PERIOD_S, LONGEST_S)
+    left = []
+    for arrival, plan in zip(arrived_s, plan_s, strict=True):
+        metronome.arrive(arrival)
+        left.append(metronome.leave_s(arrival, arrival + plan))
+        metronome.adapt()
+    return np.array(left)
+
+
+def test_the_first_commands_leave_as_soon_as_they_are_ready():
+    arrived_s = 5.0 + PERIOD_S * np.arange(10)
+    plan_s = np.linspace(0.001, 0.002, 10)
+    np.testing.assert_allclose(run(arrived_s, plan_s), arrived_s + plan_s, atol=1e-9)
+
+
+def test_plans_of_different_length_leave_at_one_phase():
+    rng = np.random.default_rng(0)
+    arrived_s = 5.0 + PERIOD_S * np.arange(2000)
+    plan_s = rng.uniform(0.002, 0.004, 2000)
+    left = run(arrived_s, plan_s)[500:]
+    # The hold is the 95th percentile, 3.9 ms: at most 0.1 ms is left of the 2 ms, and of five in
+    # a hundred commands only.
+    np.testing.assert_allclose(left - arrived_s[500:], 0.0039, atol=1.5e-4)
+    errors_s = np.abs(np.diff(left) - PERIOD_S)
+    assert np.quantile(errors_s, 0.5) < 1e-5
+    assert errors_s.max() < 2e-4
+    # As they are ready, the distance of two varies by up to 2 ms.
+    assert np.abs(np.diff(arrived_s + plan_s) - PERIOD_S).max() > 1.8e-3
+
+
+def test_jitter_of_the_arrivals_is_smoothed():
+    rng = np.random.default_rng(0)
+    arrived_s = 5.0 + PERIOD_S * np.arange(2000) + rng.uniform(0.0, 3e-4, 2000)
+    left = run(arrived_s, rng.uniform(0.002, 0.003, 2000))[500:]
+    # Of uniform jitter (std 0.3 ms / sqrt(12) = 87 us) a first-order filter of gain 1/16 leaves
+    # sqrt(g / (2 - g)) = 0.18; the distance of two beats changes by g times that jitter at most.
+    errors_s = np.abs(np.diff(left) - PERIOD_S)
+    assert np.quantile(errors_s, 0.9) < 3e-4 / 16 + 1e-6
+
+
+@pytest.mark.parametrize('off', [0.999, 1.001])
+def test_it_follows_a_sensor_whose_clock_is_off(off):
+    arrived_s = 5.0 + PERIOD_S * off * np.arange(3000)
+    left = run(arrived_s, np.full(3000, 0.003))[500:]
+    # It lags by (1 - g) / g = 15 steps of 10 us; plans take 3 ms all the same.
+    delays_s = left - arrived_s[500:]
+    assert np.ptp(delays_s) < 1e-5
+    assert abs(delays_s[-1] - 0.003) <= 16 * 1e-5
+    np.testing.assert_allclose(np.diff(left), PERIOD_S * off, atol=1e-6)
+
+
+def test_a_lost_observation_does_not_shift_the_beat():
+    arrived_s = 5.0 + PERIOD_S * np.arange(1000)
+    kept = np.random.default_rng(0).random(1000) > 0.3
+    left = run(arrived_s[kept], np.full(kept.sum(), 0.003))
+    np.testing.assert_allclose(left, arrived_s[kept] + 0.003, atol=1e-9)
+
+
+@pytest.mark.parametrize('shift', [0.6, -0.6])
+def test_another_phase_is_taken_at_once(shift):
+    metronome = Metronome(PERIOD_S, LONGEST_S)
+    arrived_s = 5.0 + PERIOD_S * np.arange(200)
+    run(arrived_s, np.full(200, 0.003), metronome)
+    later_s = arrived_s[-1] + PERIOD_S * (2.0 + shift) + PERIOD_S * np.arange(5)
+    np.testing.assert_allclose(run(later_s, np.full(5, 0.001), metronome), later_s + 0.003,
+                               atol=1e-9)
+
+
+def test_a_pause_starts_a_new_rhythm():
+    metronome = Metronome(PERIOD_S, LONGEST_S)
+    run(5.0 + PERIOD_S * np.arange(200), np.full(200, 0.003), metronome)
+    assert run([1e4 + 0.0033], [0.001], metronome) == pytest.approx([1e4 + 0.0033 + 0.003])
+
+
+def test_no_command_is_held_beyond_the_longest_hold():
+    arrived_s = 5.0 + PERIOD_S * np.arange(500)
+    plan_s = np.where(np.arange(500) % 2, 0.002, 0.0095)  # half of them are late for good
+    left = run(arrived_s, plan_s)
+    held = plan_s < LONGEST_S
+    assert (left[held] - arrived_s[held]).max() <= LONGEST_S + 1e-9
+    # And none leaves before it is ready.
+    assert (left >= arrived_s + plan_s - 1e-12).all()

@@ -13,6 +13,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from mbrl_ros.control.build import PilotConfig
 from mbrl_ros.control.mpc import Decision
+from mbrl_ros.control.record import DecisionRecorder
 from mbrl_ros.control.tick import Tick
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
@@ -20,6 +21,8 @@ from mbrl_ros.nodes.diagnostics import ERROR, OK, status, WARN
 from mbrl_ros.nodes.plan_markers import PlanMarkers
 from mbrl_ros.nodes.plan_message import PlanMessage
 
+# Lock-step decides faster than a logger may take it down, and every decision counts.
+RECORD_QOS = QoSProfile(depth=100)
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -50,6 +53,8 @@ class ControllerTopics:
         self._terms = node.create_publisher(Float64MultiArray, '~/cost_terms', 10)
         self._uncertainty = node.create_publisher(Float64, '~/uncertainty', 10)
         self._model_info = node.create_publisher(String, '~/model_info', LATCHED_QOS)
+        self._record = node.create_publisher(String, '~/decision', RECORD_QOS)
+        self._recorder = DecisionRecorder(robot, task, config)
         self._markers = PlanMarkers(node, robot, task, config, frame)
         self._decision: Decision | None = None
 
@@ -66,6 +71,9 @@ class ControllerTopics:
         self._decision = decision or self._decision
         if self._tick.get_subscription_count():
             self._tick.publish(self._tick_message(tick, decision, stamp_ns))
+        if self._record.get_subscription_count():
+            for text in self._recorder.encode(tick, stamp_ns):
+                self._record.publish(String(data=text))
         if decision is None:
             return
         if self._plan.get_subscription_count():
@@ -93,7 +101,7 @@ class ControllerTopics:
         self._decision = None
         self._markers.close()
         for publisher in (self._tick, self._plan, self._predicted, self._terms, self._uncertainty,
-                          self._model_info):
+                          self._model_info, self._record):
             self._node.destroy_publisher(publisher)
 
     def _tick_message(self, tick: Tick, decision: Decision | None,

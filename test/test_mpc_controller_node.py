@@ -52,6 +52,18 @@ def change(robot, eventually):
     return transition
 
 
+@pytest.mark.parametrize(('lockstep', 'of_robot', 'given', 'expected'), [
+    # At once in lock-step, a period late in real time, and what the robot adds; or as given.
+    (True, 0, -1, 0), (False, 0, -1, 1), (True, 2, -1, 2), (False, 2, -1, 3), (False, 2, 0, 0)])
+def test_delay_is_that_of_the_robot_and_of_time(files, ros, lockstep, of_robot, given, expected):
+    edit(files / 'robots.yaml', actuation_delay_steps=of_robot)
+    controller = make_controller(files, lockstep=lockstep, actuation_delay_steps=given)
+    assert controller.trigger_configure() == OK, controller.refusal
+    assert controller._config.delay_steps == expected
+    controller.leave()
+    controller.destroy_node()
+
+
 # The life of the node
 
 

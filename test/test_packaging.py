@@ -152,12 +152,6 @@ def test_the_simulated_robot_makes_the_time_others_follow():
     assert (controller['use_sim_time'], controller['lockstep']) == (True, True)
 
 
-def test_a_command_acts_at_once_in_lock_step_and_a_period_late_in_real_time():
-    controller = GROUPS['demo'][-1]
-    assert controller.values(NodeOptions(use_sim_time=True))['actuation_delay_steps'] == 0
-    assert controller.values(NodeOptions())['actuation_delay_steps'] == 1
-
-
 def test_another_robot_on_clock_is_not_driven_in_lock_step():
     assert 'lockstep' not in GROUPS['control'][0].values(NodeOptions(use_sim_time=True))
 

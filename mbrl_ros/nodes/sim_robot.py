@@ -33,9 +33,10 @@ class SimParams(NodeParams):
     pause_after_steps: int = Field(0, ge=0, le=10_000_000,
                                    description='Control periods after which a run pauses itself; '
                                                '0: never')
-    actuation_delay_steps: int = Field(0, ge=0, le=100,
+    actuation_delay_steps: int = Field(-1, ge=-1, le=100,
                                        description='Control periods that commands act late, '
-                                                   'beyond the one of real time')
+                                                   'beyond the one of real time; -1: as the robot '
+                                                   'spec says')
     observation_noise_std: float = Field(0.0, ge=0.0, le=10.0,
                                          description='Noise on observed positions and velocities, '
                                                      'in their units')
@@ -66,9 +67,11 @@ class SimRobot(ManagedNode):
         robot = MujocoRobot(
             spec, mass_scale=p.mass_scale, friction_scale=p.friction_scale, keyframe=p.keyframe,
             observation_noise_std=p.observation_noise_std, noise_seed=p.seed)
+        delay_steps = p.actuation_delay_steps if p.actuation_delay_steps >= 0 \
+            else spec.actuation_delay_steps
         self._loop = SimLoop(
             robot, self, np.random.default_rng(p.seed), lockstep=p.lockstep,
-            speed_factor=p.speed_factor, actuation_delay_steps=p.actuation_delay_steps,
+            speed_factor=p.speed_factor, actuation_delay_steps=delay_steps,
             watchdog_periods=p.watchdog_periods)
         self._last_report = (time.monotonic(), 0, 0)
         self._kinds = spec.observation_topics()

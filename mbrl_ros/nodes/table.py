@@ -64,11 +64,6 @@ class NodeOptions:
                 raise SpecError(f"remap: '{rule}' is not 'from:=to'. "
                                 "Such as: 'joint_states:=/arm/joint_states'")
 
-    @property
-    def delay_steps(self) -> int:
-        """Control periods until a command acts on the simulated robot: none in lock-step."""
-        return 0 if self.use_sim_time else 1
-
     @classmethod
     def parse(cls, texts: Mapping[str, str]) -> 'NodeOptions':
         """
@@ -148,7 +143,7 @@ _WAITING_CONTROLLER = replace(_MPC_CONTROLLER, parameters={
 # Only a robot that waits for commands is driven in lock-step; another robot on /clock is not.
 _DEMO_CONTROLLER = replace(_MPC_CONTROLLER, parameters={
     **_MPC_CONTROLLER.parameters,
-    'lockstep': 'use_sim_time', 'actuation_delay_steps': 'delay_steps'},
+    'lockstep': 'use_sim_time'},
     # A simulator takes no harm from late plans, and the report counts them.
     fixed={'allow_slow': True})
 

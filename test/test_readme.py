@@ -11,12 +11,16 @@ import pytest
 from typer.testing import CliRunner
 
 from mbrl_ros.cli.main import app
+from mbrl_ros.control.exploitation import ExploitationConfig
 from mbrl_ros.control.exploration import chirp, ou, uniform
+from mbrl_ros.control.ladder import LadderConfig
+from mbrl_ros.control.trust import TrustConfig
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.core.task import load_task
 from mbrl_ros.costs import CostFunction
+from mbrl_ros.nodes.controller_params import ControllerParams
 from mbrl_ros.nodes.data_logger import LoggerParams
-from mbrl_ros.nodes.mpc_controller import ControllerParams
+from mbrl_ros.nodes.realtime import RealTimeParams
 from mbrl_ros.nodes.sim_robot import SimParams
 from mbrl_ros.planning import load_planning, RolloutConfig
 from mbrl_ros.planning.cem import Config
@@ -49,6 +53,8 @@ def controller_rows():
     planning = load_planning('cem')
     return [*rows(ControllerParams),
             *rows(RolloutConfig, 'rollout.', planning.rollout.model_dump()),
+            *rows(LadderConfig, 'fallback.'), *rows(TrustConfig, 'trust.'),
+            *rows(ExploitationConfig, 'exploitation.'), *rows(RealTimeParams, 'realtime.'),
             *rows(Config, 'cem.', planning.params)]
 
 
@@ -62,7 +68,7 @@ def test_parameter_tables_match_the_nodes(node, expected):
 
 def test_the_task_of_the_readme_loads(tmp_path):
     path = tmp_path / 'task.yaml'
-    path.write_text(blocks('yaml')[0])
+    path.write_text(next(b for b in blocks('yaml') if b.startswith('name: cart_at_one_metre')))
     robot = load_robot('cartpole')
     task = load_task(str(path), robot)
     terms = CostFunction(task, robot).terms(

@@ -3,21 +3,24 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
 from mbrl_ros.cli import show
-from mbrl_ros.cli.trial import count_ticks, realised_return, Trial
+from mbrl_ros.cli.trial import count_ticks, final_distance, realised_return, Trial
 from mbrl_ros.core.paths import find_config, find_model
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.core.yaml_file import load
 from mbrl_ros.data.dataset import load_dataset
+from mbrl_ros.nodes.data_logger import LoggerParams
 from mbrl_ros.nodes.operator import Operator
 from mbrl_ros.nodes.table import NodeOptions
 
-# A policy that is still learning must go where no model can be trusted yet.
-LEARNING_MAX_SPREAD = 1e6
+# A policy that is still learning must go where no model can be trusted yet; 1 is never.
+LEARNING_TRUST = {'max_spread': 1e6, 'trust.slow_above': 1.0, 'trust.hold_above': 1.0,
+                  'trust.stop_above': 1.0}
 SILENCE_S = 10.0
 
 
@@ -50,22 +53,33 @@ class DemoLoop:
         self._bags: list[Path] = []
         self.trials: list[Trial] = []
 
-    def run_pretrained(self) -> list[Trial]:
-        """Drive one trial with the shipped model."""
+    def run_pretrained(self, count: int) -> list[Trial]:
+        """Drive `count` trials with the shipped model."""
         model = find_model(self._spec.name)
-        with self._operator() as operator:
+        with self._operator({}) as operator:
             self._print_header()
-            self._run_trial(operator, {'mode': 'drive', 'model': str(model)}, model)
+            for _ in range(count):
+                self._run_trial(operator, {'mode': 'drive', 'model': str(model)}, model)
         return self.trials
 
-    def run_learning(self, gate: float, most: int) -> list[Trial]:
-        """Collect at random, then train and drive until the gate is met or `most` trials ran."""
+    def run_learning(self, gate: float | None, most: int) -> list[Trial]:
+        """
+        Collect at random, then train and drive, again and again.
+
+        Parameters
+        ----------
+        gate : float or None
+            Return at which to stop; None: never.
+        most : int
+            Trials after which to stop, the random one not counted.
+
+        """
         from mbrl_ros.learning.config import TrainingConfig
         from mbrl_ros.learning.pipeline import train_model
 
         settings = load(find_config('training', 'default'), TrainingConfig)
         earlier: Path | None = None
-        with self._operator() as operator:
+        with self._operator(LEARNING_TRUST) as operator:
             self._print_header()
             self._run_trial(operator, {'mode': 'collect', 'signal': 'uniform'}, None)
             for number in range(1, most + 1):
@@ -75,21 +89,24 @@ class DemoLoop:
                     model = train_model(dataset, settings, self._seed, folder, earlier, progress)
                 earlier = folder
                 trial = self._run_trial(
-                    operator, {'mode': 'drive', 'model': str(model.path.resolve()),
-                               'max_spread': LEARNING_MAX_SPREAD}, model.path,
+                    operator, {'mode': 'drive', 'model': str(model.path.resolve())}, model.path,
                     holdout_r2=min(model.evaluation.r2.values()),
                     holdout_error=model.evaluation.k_step[-1]['error'])
-                if trial.total_return >= gate:
+                if gate is not None and trial.total_return >= gate:
                     break
         return self.trials
 
-    def _operator(self) -> Operator:
+    def _operator(self, trust: dict[str, float]) -> Operator:
         return Operator(self._spec, self._options, {
             'sim_robot': {'seed': self._seed, 'start_paused': True,
                           'pause_after_steps': self._goal.episode_steps},
-            'data_logger': {'record': False,
+            'data_logger': {'record': False, 'topics': self._logged_topics(),
                             'output': str((self._output / 'bags').resolve())},
-            'mpc_controller': {'autostart': False}}, self._output / 'logs')
+            'mpc_controller': {'autostart': False, **trust}}, self._output / 'logs')
+
+    def _logged_topics(self) -> list[str]:
+        goals = {f'{field.topic} {field.type}' for field in self._goal.goal if field.topic}
+        return [*LoggerParams.model_fields['topics'].default, *sorted(goals)]
 
     def _run_trial(self, operator: Operator, parameters: dict[str, Any], model: Path | None,
                    **scores: Any) -> Trial:
@@ -101,8 +118,10 @@ class DemoLoop:
                                 parameters | {'seed': 1000 * self._seed + number})
         operator.configure('mpc_controller')
         operator.wait_until_connected()
+        goal = self._goal.draw_goal(np.random.default_rng([self._seed, number]))
         operator.trigger('sim_robot', 'reset_world')
         bag = Path(operator.switch('data_logger', 'record', on=True))
+        operator.send_goal(self._goal.goal, goal.tolist())
         operator.activate('mpc_controller')
         operator.start_counting()
         operator.switch('sim_robot', 'set_pause', on=False)
@@ -116,7 +135,9 @@ class DemoLoop:
         earlier_s = self.trials[-1].robot_seconds if self.trials else 0.0
         trial = Trial(
             trial=number, robot_seconds=earlier_s + dataset.seconds,
-            total_return=realised_return(dataset, self._spec, self._goal), bag=bag, model=model,
+            total_return=realised_return(dataset, self._spec, self._goal, goal), bag=bag,
+            model=model, goal=goal.tolist(),
+            final_distance_m=final_distance(dataset, self._spec, self._goal, goal),
             **count_ticks(operator.ticks, steps + 1), **scores)
         self.trials.append(trial)
         self._print_row(trial)
@@ -128,15 +149,18 @@ class DemoLoop:
         return trial
 
     def _print_header(self) -> None:
-        self._console.print(f'{"trial":>5} {"robot s":>8} {"return":>8} {"holdout R2":>11} '
-                            f'{"error@25":>9} {"plan p50/p99 ms":>16} {"missed ticks":>13}',
-                            style='bold')
+        away = f'{"away m":>8} ' if self._goal.is_goal_live else ''
+        self._console.print(f'{"trial":>5} {"robot s":>8} {"return":>8} {away}'
+                            f'{"holdout R2":>11} {"error@25":>9} {"plan p50/p99 ms":>16} '
+                            f'{"missed ticks":>13}', style='bold', soft_wrap=True)
 
     def _print_row(self, trial: Trial) -> None:
         def text(value: float | None, form: str) -> str:
             return '-' if value is None else format(value, form)
         plan = f'{text(trial.quantile_ms(0.5), ".1f")}/{text(trial.quantile_ms(0.99), ".1f")}'
+        away = f'{text(trial.final_distance_m, ".3f"):>8} ' if self._goal.is_goal_live else ''
         self._console.print(
-            f'{trial.trial:>5} {trial.robot_seconds:>8.1f} {trial.total_return:>8.1f} '
+            f'{trial.trial:>5} {trial.robot_seconds:>8.1f} {trial.total_return:>8.1f} {away}'
             f'{text(trial.holdout_r2, ".4f"):>11} {text(trial.holdout_error, ".3f"):>9} '
-            f'{plan:>16} {f"{trial.missed_ticks}/{trial.ticks}":>13}', highlight=False)
+            f'{plan:>16} {f"{trial.missed_ticks}/{trial.ticks}":>13}', highlight=False,
+            soft_wrap=True)

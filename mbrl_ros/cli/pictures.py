@@ -24,13 +24,14 @@ STRIP_FRAMES = 8
 FRAME_STEP = 2
 
 
-def draw_returns(figure: Figure, trials: list[Trial], gate: float) -> None:
+def draw_returns(figure: Figure, trials: list[Trial], gate: float | None) -> None:
     """Draw the return of each trial over the robot time it took to get there."""
     axes = figure.subplots()
     axes.plot([t.robot_seconds for t in trials], [t.total_return for t in trials], marker='o')
-    axes.axhline(gate, color='green', ls='--', label=f'gate {gate:g}')
     axes.set(xlabel='robot time recorded [s]', ylabel='return over the episode')
-    axes.legend()
+    if gate is not None:
+        axes.axhline(gate, color='green', ls='--', label=f'gate {gate:g}')
+        axes.legend()
 
 
 def draw_fans(figure: Figure, model: Artifact, robot: RobotSpec, episode: Episode,
@@ -86,18 +87,23 @@ def draw_plan_times(figure: Figure, plan_ms: list[float], robot: RobotSpec,
     axes.legend()
 
 
-def animate(robot: RobotSpec, states: np.ndarray) -> tuple[bytes, bytes]:
+def animate(robot: RobotSpec, states: np.ndarray) -> tuple[bytes, bytes] | None:
     """
     Draw an episode without OpenGL.
 
     Returns
     -------
     gif, png : bytes
-        Animation at real speed, and a strip of single frames.
+        Animation at real speed, and a strip of single frames; None for a robot that has no joint
+        positions, or nothing that an outline could show.
 
     """
+    if not joint_positions(robot, states[0]):
+        return None
     simulated = MujocoRobot(robot)
     outlines = [sketch(simulated, joint_positions(robot, state)) for state in states]
+    if not len(outlines[0].start):
+        return None
     figure = Figure(figsize=(4.8, 2.4), dpi=80)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))

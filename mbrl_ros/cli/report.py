@@ -19,14 +19,15 @@ from mbrl_ros.runtime import artifact
 STYLE = """body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
 table{border-collapse:collapse}td,th{padding:.25em .8em;border-bottom:1px solid #ccc;
 text-align:right}img{max-width:100%}.met{color:#080}.missed{color:#b00}"""
-HEADINGS = ('trial', 'robot s', 'return', 'holdout R2', 'error at 25', 'plan p50 ms',
+HEADINGS = ('trial', 'robot s', 'return', 'away m', 'holdout R2', 'error at 25', 'plan p50 ms',
             'plan p99 ms', 'ticks', 'missed')
+ANIMATION = 'best_trial.gif'
 
 
 def write_report(output: Path, robot: RobotSpec, task: TaskSpec, trials: list[Trial], best: Trial,
-                 gate: float, seed: int) -> Path:
+                 gate: float | None, seed: int) -> Path:
     """
-    Write report.html, and swing_up.gif beside it.
+    Write report.html, and best_trial.gif beside it where the robot can be drawn.
 
     Parameters
     ----------
@@ -38,8 +39,8 @@ def write_report(output: Path, robot: RobotSpec, task: TaskSpec, trials: list[Tr
         All of them.
     best : Trial
         The one that the pictures show.
-    gate : float
-        Return to reach.
+    gate : float or None
+        Return to reach, if there is one.
     seed : int
         Of the run.
 
@@ -47,30 +48,37 @@ def write_report(output: Path, robot: RobotSpec, task: TaskSpec, trials: list[Tr
     assert best.model is not None
     model = artifact.load(best.model, robot)
     episode = max(load_dataset([best.bag], robot).episodes, key=lambda e: e.num_steps)
-    animation, strip = pictures.animate(robot, episode.states)
-    (output / 'swing_up.gif').write_bytes(animation)
-    sections = [
-        ('The best trial', _embed('gif', animation) + _embed('png', strip)),
+    fans_height = 3.0 * -(-len(robot.observation) // 2)
+    drawn = pictures.animate(robot, episode.states)
+    sections = []
+    if drawn is not None:
+        animation, strip = drawn
+        (output / ANIMATION).write_bytes(animation)
+        sections.append(('The best trial', _embed('gif', animation) + _embed('png', strip)))
+    sections += [
         ('Return against seconds of robot data',
          _figure((8, 3.5), lambda f: pictures.draw_returns(f, trials, gate))),
         ('What the model foresaw, and what happened',
          '<p>Open loop over 25 steps with the actions really taken; the band is two standard '
          'deviations of the particles.</p>'
-         + _figure((10, 6), lambda f: pictures.draw_fans(f, model, robot, episode, seed))),
+         + _figure((10, fans_height),
+                   lambda f: pictures.draw_fans(f, model, robot, episode, seed))),
         ('Error of the model against the number of steps',
          _figure((8, 3.5), lambda f: pictures.draw_k_step(f, model, robot, episode, seed))),
         ('Time of a plan',
          _figure((8, 3.5), lambda f: pictures.draw_plan_times(
              f, best.plan_ms, robot, ControllerParams.model_fields['deadline'].default))),
     ]
-    verdict = 'met' if best.total_return >= gate else 'missed'
+    verdict, judged = '', ''
+    if gate is not None:
+        verdict = 'met' if best.total_return >= gate else 'missed'
+        judged = f'; the gate of {gate:g} was {verdict}'
     rows = ''.join('<tr>' + ''.join(f'<td>{cell}</td>' for cell in _cells(trial)) + '</tr>'
                    for trial in trials)
     html = (
         f'<!doctype html><meta charset="utf-8"><title>{escape(task.name)}</title>'
         f'<style>{STYLE}</style><h1>{escape(task.name)} on {escape(robot.name)}</h1>'
-        f'<p class="{verdict}">Best return {best.total_return:.1f}; the gate of {gate:g} was '
-        f'{verdict}. Seed {seed}.</p>'
+        f'<p class="{verdict}">Best return {best.total_return:.1f}{judged}. Seed {seed}.</p>'
         '<table><tr>' + ''.join(f'<th>{heading}</th>' for heading in HEADINGS) + f'</tr>{rows}'
         '</table>' + ''.join(f'<h2>{title}</h2>{body}' for title, body in sections))
     path = output / 'report.html'
@@ -82,9 +90,9 @@ def _cells(trial: Trial) -> list[str]:
     def text(value: float | None, form: str) -> str:
         return '-' if value is None else format(value, form)
     return [str(trial.trial), f'{trial.robot_seconds:.1f}', f'{trial.total_return:.1f}',
-            text(trial.holdout_r2, '.4f'), text(trial.holdout_error, '.3f'),
-            text(trial.quantile_ms(0.5), '.1f'), text(trial.quantile_ms(0.99), '.1f'),
-            str(trial.ticks), str(trial.missed_ticks)]
+            text(trial.final_distance_m, '.3f'), text(trial.holdout_r2, '.4f'),
+            text(trial.holdout_error, '.3f'), text(trial.quantile_ms(0.5), '.1f'),
+            text(trial.quantile_ms(0.99), '.1f'), str(trial.ticks), str(trial.missed_ticks)]
 
 
 def _figure(size: tuple[float, float], draw: Callable[[Figure], None]) -> str:

@@ -25,6 +25,10 @@ class Trial:
         Robot time recorded up to and with this trial.
     total_return : float
         Minus the cost, summed over the real transitions.
+    goal : list of float
+        Goal of this trial, in the order of the task.
+    final_distance_m : float or None
+        From what the task drives to its target, at the end. None for a task without such a point.
     holdout_r2, holdout_error : float or None
         Of the model that drove: smallest one-step R2 of a field, and the error of the longest
         open-loop prediction in state deviations. None for trial zero and a shipped model.
@@ -44,6 +48,8 @@ class Trial:
     missed_ticks: int
     bag: Path
     model: Path | None = None
+    goal: list[float] = field(default_factory=list)
+    final_distance_m: float | None = None
     holdout_r2: float | None = None
     holdout_error: float | None = None
     plan_ms: list[float] = field(default_factory=list)
@@ -61,13 +67,25 @@ class Trial:
                       'plan_ms_p99': self.quantile_ms(0.99), 'bag': self.bag.name}
 
 
-def realised_return(dataset: Dataset, robot: RobotSpec, task: TaskSpec) -> float:
-    """Return minus the task's cost over all transitions of a dataset."""
-    state, action, next_state = dataset.transitions()
-    del state
-    terms = CostFunction(task, robot).terms(next_state, action, task.goal_values)
+def realised_return(dataset: Dataset, robot: RobotSpec, task: TaskSpec,
+                    goal: np.ndarray | None = None) -> float:
+    """Return minus the task's cost over all transitions of a dataset, for a goal, shape (G,)."""
+    _, action, next_state = dataset.transitions()
+    terms = CostFunction(task, robot).terms(next_state, action,
+                                            task.goal_values if goal is None else goal)
     return -float(sum(weight * np.sum(term)
                       for weight, term in zip(task.weights, terms, strict=True)))
+
+
+def final_distance(dataset: Dataset, robot: RobotSpec, task: TaskSpec,
+                   goal: np.ndarray) -> float | None:
+    """Return how far [m] the last state is from a goal, shape (G,); None if no term can say."""
+    function = CostFunction(task, robot)
+    _, action, next_state = dataset.transitions()
+    position, target = function.position(next_state[-1], action[-1], goal), function.target(goal)
+    if position is None or target is None:
+        return None
+    return float(np.linalg.norm(position - target))
 
 
 def count_ticks(ticks: list[dict[str, str]], most: int) -> dict[str, Any]:

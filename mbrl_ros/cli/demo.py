@@ -44,6 +44,11 @@ def demo(
     trials: Annotated[int | None, typer.Option(
         min=1, help='Drive that many trials, whatever they return; without it: until the gate of '
                     f'the task is met, {MOST_TRIALS} at the most')] = None,
+    adapt: Annotated[bool, typer.Option(
+        '--adapt', help='Begin with the shipped model in place of random motion, and train it on '
+                        'with what this robot does')] = False,
+    params_file: Annotated[str, typer.Option(
+        help='ROS parameter file for the nodes, such as mass_scale of sim_robot')] = '',
     seed: Annotated[int, typer.Option(min=0, help='Seed of everything random')] = 0,
     output: Annotated[Path, typer.Option(
         help='Folder for bags, models, metrics.json and report.html')] = Path('out/demo'),
@@ -75,6 +80,8 @@ def demo(
     from mbrl_ros.core.task import load_task
     from mbrl_ros.nodes.table import NodeOptions
 
+    if adapt and pretrained:
+        raise typer.BadParameter('--adapt trains, --pretrained does not: choose one')
     began = time.monotonic()
     # A domain of our own, on this machine only, whatever the shell exports: a demo must not
     # command somebody's robot, whose commands go by the same topic names.
@@ -86,12 +93,12 @@ def demo(
     goal = load_task(task, spec)
     for name in ('metrics.json', 'report.html', ANIMATION):
         (output / name).unlink(missing_ok=True)  # of an earlier run: not to be taken for this one
-    loop = DemoLoop(spec, goal, robot, task, seed, lockstep, output, console)
+    loop = DemoLoop(spec, goal, robot, task, seed, lockstep, params_file, output, console)
     gate = goal.gate
     if pretrained and goal.pretrained_gate is not None:
         gate = goal.pretrained_gate
     done = loop.run_pretrained(trials or 1) if pretrained else loop.run_learning(
-        gate if trials is None else None, trials or MOST_TRIALS)
+        gate if trials is None else None, trials or MOST_TRIALS, adapt=adapt)
     driven = [trial for trial in done if trial.model is not None]
     best = max(driven, key=lambda trial: trial.total_return)
     assert best.model is not None

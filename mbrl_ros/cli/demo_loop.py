@@ -38,6 +38,8 @@ class DemoLoop:
         Of robot, signals, planner and training.
     lockstep : bool
         Whether the robot waits for each command.
+    params_file : str
+        ROS parameter file for the nodes; '' for none.
     output : Path
         Folder for everything.
     console : Console
@@ -46,10 +48,11 @@ class DemoLoop:
     """
 
     def __init__(self, spec: RobotSpec, goal: TaskSpec, robot: str, task: str, seed: int,
-                 lockstep: bool, output: Path, console: Console) -> None:
+                 lockstep: bool, params_file: str, output: Path, console: Console) -> None:
         self._spec, self._goal, self._seed, self._console = spec, goal, seed, console
         self._output = output
-        self._options = NodeOptions(robot=robot, task=task, use_sim_time=lockstep)
+        self._options = NodeOptions(robot=robot, task=task, use_sim_time=lockstep,
+                                    params_file=params_file)
         self._bags: list[Path] = []
         self.trials: list[Trial] = []
 
@@ -62,7 +65,7 @@ class DemoLoop:
                 self._run_trial(operator, {'mode': 'drive', 'model': str(model)}, model)
         return self.trials
 
-    def run_learning(self, gate: float | None, most: int) -> list[Trial]:
+    def run_learning(self, gate: float | None, most: int, *, adapt: bool) -> list[Trial]:
         """
         Collect at random, then train and drive, again and again.
 
@@ -71,17 +74,24 @@ class DemoLoop:
         gate : float or None
             Return at which to stop; None: never.
         most : int
-            Trials after which to stop, the random one not counted.
+            Trials after which to stop, the first one not counted.
+        adapt : bool
+            Begin with the shipped model in place of random motion: it drives the first trial, and
+            training goes on from its weights with nothing but what is recorded here.
 
         """
         from mbrl_ros.learning.config import TrainingConfig
         from mbrl_ros.learning.pipeline import train_model
 
         settings = load(find_config('training', 'default'), TrainingConfig)
-        earlier: Path | None = None
+        earlier = find_model(self._spec.name).parent if adapt else None
         with self._operator(LEARNING_TRUST) as operator:
             self._print_header()
-            self._run_trial(operator, {'mode': 'collect', 'signal': 'uniform'}, None)
+            if earlier is None:
+                self._run_trial(operator, {'mode': 'collect', 'signal': 'uniform'}, None)
+            else:
+                shipped = find_model(self._spec.name)
+                self._run_trial(operator, {'mode': 'drive', 'model': str(shipped)}, shipped)
             for number in range(1, most + 1):
                 dataset = load_dataset(self._bags, self._spec)
                 folder = self._output / 'models' / f'trial_{number:02d}'

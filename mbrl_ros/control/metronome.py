@@ -10,9 +10,9 @@ OUT_OF_STEP = 0.25
 # Share of an error that a tick corrects: the rhythm follows the sensor's clock, not its jitter.
 GAIN = 1.0 / 16.0
 # A command is held until this share of all commands would be ready.
-READY_SHARE = 0.95
+READY_SHARE = 0.9
 # Commands that are remembered, and after how many the hold is set anew.
-NUM_REMEMBERED, NUM_BETWEEN = 500, 50
+NUM_REMEMBERED, NUM_BETWEEN = 200, 20
 
 
 class Metronome:

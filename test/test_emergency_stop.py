@@ -1,6 +1,7 @@
 """The emergency stop: by service and by topic, latched, left by nothing but an explicit enable."""
 
 from threading import Event
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from controller_files import SAFE
 from controller_robot import tick_values
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.lifecycle import TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
@@ -89,23 +90,78 @@ def test_a_stop_before_the_node_is_active_moves_nothing(start, robot, call, answ
     assert set(robot.sent[count:]) == {SAFE}
 
 
-@pytest.mark.parametrize('durability', [DurabilityPolicy.VOLATILE,
-                                        DurabilityPolicy.TRANSIENT_LOCAL])
+BUTTONS = {
+    'reliable': QoSProfile(depth=1),
+    'best effort': QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT),
+    'latched': QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)}
+
+
+@pytest.mark.parametrize(('offers', 'heard_by'), [('reliable', 2), ('best effort', 1),
+                                                  ('latched', 3)])
 def test_the_topic_stops_and_false_on_it_releases_nothing(
-        start, robot, answer, eventually, durability):
+        start, robot, answer, eventually, offers, heard_by):
     controller = start()
     answer()
-    button = robot.create_publisher(Bool, 'emergency_stop',
-                                    QoSProfile(depth=1, durability=durability))
-    assert eventually(lambda: button.get_subscription_count() == 1)
+    button = robot.create_publisher(Bool, 'emergency_stop', BUTTONS[offers])
+    assert eventually(lambda: button.get_subscription_count() == heard_by)
+    time.sleep(0.1)  # the other side has matched too
     button.publish(Bool(data=False))
     assert answer()[0] != SAFE
     count = len(robot.sent)
     button.publish(Bool(data=True))
     assert eventually(lambda: len(robot.sent) == count + 1)
     button.publish(Bool(data=False))
-    assert answer() [0] == SAFE
+    assert answer()[0] == SAFE
     assert controller._latch.reason == 'emergency stop by the topic emergency_stop'
+    assert controller._latch.num_trips == 1
+
+
+def test_a_latched_button_that_was_pressed_before_is_heard(robot, start, answer, eventually):
+    button = robot.create_publisher(Bool, 'emergency_stop', BUTTONS['latched'])
+    button.publish(Bool(data=True))
+    controller = start()
+    assert eventually(lambda: controller._latch.reason)
+    assert answer()[0] == SAFE
+
+
+def test_a_stop_and_enable_within_one_tick_lets_no_older_command_out(
+        start, robot, eventually, monkeypatch):
+    controller = start()
+    tick = controller._built.pilot.tick
+
+    def stopped_meanwhile(observation):
+        found = tick(observation)  # the gate let this one out
+        assert not found.verdict.safe
+        controller._latch.trip('stop')
+        controller._latch.release()
+        return found
+    monkeypatch.setattr(controller._built.pilot, 'tick', stopped_meanwhile)
+    count = len(robot.sent)
+    robot.observe()
+    assert eventually(lambda: len(robot.sent) == count + 1)
+    assert robot.sent[-1] == SAFE
+
+
+def test_a_control_loop_that_hangs_keeps_neither_robot_nor_shutdown(
+        start, robot, eventually, logged, monkeypatch):
+    controller = start(lockstep=False, allow_slow=True)
+    hanging, free = Event(), Event()
+
+    def hang(tick, stamp_ns):
+        hanging.set()
+        assert free.wait(30.0)
+    monkeypatch.setattr(controller._loop, '_on_tick', hang)
+    robot.observe()
+    assert hanging.wait(5.0)
+    count = len(robot.sent)
+    # 0.5 s and three periods later somebody notices.
+    assert eventually(lambda: len(robot.sent) > count)
+    assert robot.sent[-1] == SAFE
+    assert logged('the control loop has stood still for')
+    assert eventually(lambda: 'stood still' in robot.statuses['safety'].message)
+    assert controller.trigger_deactivate() == OK  # though the thread does not end
+    assert robot.sent[-1] == SAFE
+    free.set()
 
 
 def test_a_command_on_its_way_cannot_follow_the_stop(start, robot, eventually, monkeypatch):

@@ -16,6 +16,7 @@ from fakes import metadata_of
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.nodes.mpc_controller import MpcController
 from mbrl_ros.runtime import artifact
@@ -92,6 +93,35 @@ def test_configure_refuses_and_says_why(files, ros, logged, spoil, changes, text
     for text in ('cannot configure: ', *texts):
         assert logged(text), controller.refusal
     assert controller.count_publishers(f'/{COMMANDS}') == 0
+    controller.destroy_node()
+
+
+def test_what_a_refused_configure_had_made_is_gone(files, ros, monkeypatch):
+    controller = make_controller(files)
+
+    def refuse(*args):
+        raise SpecError('no topics today')
+    monkeypatch.setattr('mbrl_ros.nodes.mpc_controller.ControllerTopics', refuse)
+    assert controller.trigger_configure() == TransitionCallbackReturn.FAILURE
+    assert controller.count_publishers(f'/{COMMANDS}') == 0
+    assert controller.count_subscribers('/joint_states') == 0
+    monkeypatch.undo()
+    assert controller.trigger_configure() == OK, controller.refusal
+    assert controller.count_subscribers('/joint_states') == 1
+    controller.leave()
+    controller.destroy_node()
+
+
+def test_safety_settings_outlive_a_change_of_mode(files, ros):
+    controller = make_controller(files, mode='collect')
+    assert controller.trigger_configure() == OK, controller.refusal
+    assert controller.trigger_cleanup() == OK
+    for name, value in (('trust.stop_above', 0.9999), ('fallback.hold_steps', 0),
+                        ('mode', 'drive')):
+        assert controller.set_parameters([Parameter(name, value=value)])[0].successful
+    assert controller.trigger_configure() == OK, controller.refusal
+    assert controller.get_parameter('fallback.hold_steps').value == 0
+    controller.leave()
     controller.destroy_node()
 
 

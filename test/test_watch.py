@@ -340,9 +340,21 @@ def test_a_trajectory_holds_the_whole_plan_and_ends_safe(files, trajectory_robot
     due_ns = [p.time_from_start.sec * 10**9 + p.time_from_start.nanosec for p in plan.points]
     assert due_ns == [(k + 1) * DT_NS for k in range(HORIZON + 1)]
     # Stopped: one point, and nothing of the plan after it.
-    controller._outlet.stop('test')
+    controller._stop_robot('test')
     assert eventually(lambda: len(trajectory_robot) == 3)
     assert [list(point.effort) for point in trajectory_robot[-1].points] == [[SAFE]]
+
+
+def test_a_command_without_a_plan_ends_safe_too(files, trajectory_robot, robot, spin, eventually):
+    controller = make_controller(files, mode='collect')  # an exploration signal plans nothing
+    assert controller.trigger_configure() == OK, controller.refusal
+    spin(robot)
+    spin(controller)
+    assert eventually(lambda: not controller._outlet.silent_topics())
+    assert controller.trigger_activate() == OK, controller.refusal
+    controller._outlet.send(np.array([1.5]))
+    assert eventually(lambda: len(trajectory_robot) == 2)
+    assert [list(point.effort) for point in trajectory_robot[-1].points] == [[1.5], [SAFE]]
 
 
 NUMBERS = st.floats(-1e6, 1e6) | st.sampled_from([np.nan, np.inf, -np.inf])

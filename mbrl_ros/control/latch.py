@@ -21,12 +21,14 @@ class Latch:
         self.reason = ''
         self.num_trips = 0
 
-    def trip(self, reason: str) -> None:
-        """Stop; the first reason stays until the release."""
+    def trip(self, reason: str) -> bool:
+        """Stop; the first reason stays until the release. Return whether this was the first."""
         with self._lock:
-            if not self.reason:
+            is_first = not self.reason
+            if is_first:
                 self.reason = reason
                 self.num_trips += 1
+        return is_first
 
     def release(self) -> bool:
         """Let commands out again; return whether there was a stop to end."""

@@ -31,6 +31,8 @@ class Supervisor:
         What the next command must bear.
     trust, exploitation : Trust, Exploitation
         Newest readings.
+    num_blind : int
+        Ticks in a row without two observations one period apart, which errors need.
 
     """
 
@@ -47,7 +49,7 @@ class Supervisor:
         self._limiter.forget()
         self._check.forget()
         self._sent.clear()
-        self._fresh_index = self._stamp_ns = 0
+        self._fresh_index = self._stamp_ns = self.num_blind = 0
         self._goal = self._weights = np.empty(0)
         self.restraint, self.trust, self.exploitation = Restraint(), Trust(), Exploitation()
 
@@ -97,6 +99,7 @@ class Supervisor:
         if decision is not None:
             self._check.planned(decision.prediction.cost)
             self._gauge.planned(decision.prediction.states)
+        self.num_blind = 0 if is_consecutive else self.num_blind + 1
         if state is not None:
             self._fresh_index, self._stamp_ns = index, stamp_ns
         self.trust = self._gauge.read()

@@ -64,6 +64,8 @@ class Tick:
         Plans that came in during this tick, late ones too: what a meter of plan times counts.
     failure : str
         Traceback of a planner that raised what no planner should; empty otherwise.
+    is_restrained : bool
+        True if surprise keeps the command from being the plan's.
 
     """
 
@@ -74,11 +76,17 @@ class Tick:
     rung: Rung
     finished: tuple[Decision, ...] = ()
     failure: str = ''
+    is_restrained: bool = False
 
     @property
     def following(self) -> np.ndarray:
-        """Planned actions after this tick's command, shape (n, A); none where it is no plan's."""
-        if self.decision is None or self.verdict.safe or self.rung not in ('plan', 'shifted'):
+        """
+        Planned actions after this tick's command, shape (n, A).
+
+        None where the command is no plan's, or the model is not trusted with the plan as it is.
+        """
+        if self.decision is None or self.verdict.safe or self.is_restrained \
+                or self.rung not in ('plan', 'shifted'):
             return np.empty((0, len(self.verdict.command)))
         return self.decision.actions[self.index - self.decision.tick + 1:]
 
@@ -202,7 +210,7 @@ class PlanPilot:
         finished, self._finished = tuple(self._finished), []
         failure, self._failure = self._failure, ''
         return Tick(self._index, verdict, decision, missed, 'safe' if verdict.safe else rung,
-                    finished, failure)
+                    finished, failure, bool(doubt))
 
     def _collect(self) -> str:
         """Wait for the running plan until the deadline; return what went wrong, if anything."""

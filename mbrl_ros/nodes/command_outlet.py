@@ -39,9 +39,21 @@ class CommandOutlet:
             topic: advertise(node, kind, topic, COMMAND_QOS)
             for topic, kind in robot.action_topics().items()}
         self._takes_trajectories = JOINT_TRAJECTORY in robot.action_topics().values()
+        self._is_simulated = bool(node.get_parameter('use_sim_time').value)
+        self._is_open = False
+
+    def open(self) -> None:
+        """Let commands out from now on, beginning with the safe value."""
+        self._is_open = True
+        self.send_safe()
+
+    def shut(self) -> None:
+        """Publish the safe value, and from now on nothing else, whoever sends."""
+        self._is_open = False
+        self.send_safe()
 
     def send(self, command: np.ndarray, observed_ns: int = 0,
-             following: np.ndarray | None = None) -> None:
+             following: np.ndarray | None = None, num_trips: int | None = None) -> None:
         """
         Publish a command.
 
@@ -50,22 +62,29 @@ class CommandOutlet:
         command : array, shape (A,)
             What the gate let out.
         observed_ns : int
-            Stamp of the observation it answers. The command is not stamped earlier: simulated
-            time may still be on its way here.
+            Stamp of the observation it answers. In simulated time, which may still be on its way
+            here, the command is not stamped earlier.
         following : array, shape (n, A), optional
             What is planned after it, for a robot that takes trajectories: brought inside the
             limits, and the safe value after it all, so that a robot that hears no more of us
             ends there.
+        num_trips : int, optional
+            Trips of the latch when the command was begun: had there been one since, even if it
+            was released again, the safe value is sent.
 
         """
         with self._lock:
-            if self._latch.reason:
+            if not self._is_open or self._latch.reason \
+                    or num_trips not in (None, self._latch.num_trips):
                 command, following = self._robot.safe_value, None
             points: list[list[float]] = []
-            if self._takes_trajectories and following is not None and len(following):
-                points = limit_following(self._robot, command, following).tolist()
+            if self._takes_trajectories and (command != self._robot.safe_value).any():
+                if following is not None and len(following):
+                    points = limit_following(self._robot, command, following).tolist()
                 points.append(self._robot.safe_value.tolist())
-            now_ns = max(self._node.get_clock().now().nanoseconds, observed_ns)
+            now_ns = self._node.get_clock().now().nanoseconds
+            if self._is_simulated:
+                now_ns = max(now_ns, observed_ns)
             stamp = Time(sec=now_ns // 1_000_000_000, nanosec=now_ns % 1_000_000_000)
             messages = build_commands(self._robot, command.tolist(), stamp=stamp,
                                       following=points)
@@ -75,11 +94,6 @@ class CommandOutlet:
     def send_safe(self) -> None:
         """Publish the safe value."""
         self.send(self._robot.safe_value)
-
-    def stop(self, reason: str) -> None:
-        """Trip the latch and publish the safe value at once, whatever the control loop does."""
-        self._latch.trip(reason)
-        self.send_safe()
 
     def silent_topics(self) -> list[str]:
         """Return the command topics that nobody listens to."""

@@ -53,7 +53,9 @@ class ControlLoop:
         self._metronome, self._slack_s, self._realtime = metronome, slack_s, realtime
         self._on_tick, self._on_crash = on_tick, on_crash
         self._on_engine, self._warn = on_engine, warn
-        self._num_trips = latch.num_trips
+        # A stop from before is forgotten with its release, like one from now on.
+        self._num_trips = latch.num_trips - bool(latch.reason)
+        self._alive_s = time.monotonic()
         self._stop, self._thread = Event(), Thread(target=self._run, name='control', daemon=True)
         self._next_engine: Engine | None = None
 
@@ -61,51 +63,68 @@ class ControlLoop:
         """Start the thread."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread; the last command stays what it was."""
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread; return whether it ended in time. The last command is the caller's."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        if self._next_engine is not None:
+            self._next_engine.close()
+            self._next_engine = None
+        return not self._thread.is_alive()
+
+    def stalled_s(self) -> float:
+        """Return the time [s] since the thread last went round; 0 once it has ended."""
+        return time.monotonic() - self._alive_s if self._thread.is_alive() else 0.0
 
     def replace_engine(self, engine: Engine) -> None:
         """Plan with another engine as soon as a tick ends without a plan that still runs."""
-        self._next_engine = engine
+        waiting, self._next_engine = self._next_engine, engine
+        if waiting is not None:
+            waiting.close()
 
     def _run(self) -> None:
         try:
             with RealTime(self._realtime, self._warn) as thread:
                 while not self._stop.is_set():
-                    self._take_engine()
+                    self._alive_s = time.monotonic()
+                    if self._take_engine():
+                        thread.cover_new_threads()
                     observation = self._inbox.wait(POLL_S)
                     if observation is not None:
                         self._tick(observation, self._inbox.due_s)
                         thread.slack(self._inbox.due_s + self._slack_s)
         except Exception:  # whatever it is, the robot must not keep the last command
-            self._outlet.send_safe()
-            self._on_crash(traceback.format_exc())
+            text = traceback.format_exc()
+            try:
+                self._outlet.send_safe()
+            finally:
+                self._on_crash(text)
 
     def _tick(self, observation: Observation, due_s: float) -> None:
         if observation.state is None and not observation.fresh:
             self._outlet.send_safe()  # nothing was observed yet
             return
-        if self._num_trips != self._latch.num_trips and not self._latch.reason:
+        num_trips = self._latch.num_trips
+        if self._num_trips != num_trips and not self._latch.reason:
             self._pilot.forget()  # plans from before the stop must not move the robot
-            self._num_trips = self._latch.num_trips
+            self._num_trips = num_trips
         tick = self._pilot.tick(observation)
         if self._metronome is not None and observation.fresh and not tick.verdict.safe:
             self._metronome.arrive(due_s)
             ready_s = time.monotonic()
             time.sleep(max(0.0, self._metronome.leave_s(due_s, ready_s) - ready_s))
-        self._outlet.send(tick.verdict.command, observation.stamp_ns, tick.following)
+        self._outlet.send(tick.verdict.command, observation.stamp_ns, tick.following, num_trips)
         # The command is on its way; from here on nobody waits.
         self._pilot.review(observation, tick)
         self._on_tick(tick, observation.stamp_ns)
         if self._metronome is not None:
             self._metronome.adapt()
 
-    def _take_engine(self) -> None:
+    def _take_engine(self) -> bool:
         engine, pilot = self._next_engine, self._pilot
-        if engine is None or not isinstance(pilot, PlanPilot):
-            return
-        if pilot.replace_model(engine.mpc, engine.spread_limit, engine.gauge):
-            self._next_engine = None
-            self._on_engine(engine)
+        if engine is None or not isinstance(pilot, PlanPilot) or not pilot.replace_model(
+                engine.mpc, engine.spread_limit, engine.gauge):
+            return False
+        self._next_engine = None
+        self._on_engine(engine)
+        return True

@@ -15,6 +15,7 @@ from mbrl_ros.nodes.controller_topics import ControllerTopics
 from mbrl_ros.nodes.diagnostics import ERROR, OK, Report, WARN
 
 MOST_MISSED_SHARE = 0.01
+BLIND_TICKS = 20
 # Counters of the inbox, and what a message is that counts there.
 UNUSED = {'refused': 'refused', 'out_of_order': 'late, out of order or sent twice',
           'clock_jumps': 'from a clock that was set back'}
@@ -39,6 +40,8 @@ class ControllerReports:
         Of the model, as built.
     crash : str
         Traceback of what ended the control loop; empty while it runs.
+    stalled_s : float
+        How long the control loop has stood still; 0 while it goes round.
 
     """
 
@@ -51,7 +54,7 @@ class ControllerReports:
         self._deadline_ms, self._is_active = deadline_ms, is_active
         self._reported: Counter[str] = Counter()
         self.facts: Mapping[str, object] = {}
-        self.crash = ''
+        self.crash, self.stalled_s = '', 0.0
 
     def concerns(self) -> dict[str, Callable[[], Report]]:
         """Return each concern and what reports on it."""
@@ -112,6 +115,10 @@ class ControllerReports:
             return WARN, (f'plans promise {kept.predicted:.3g} a step, the robot is charged '
                           f'{kept.realised:.3g}: the planner exploits an error of the model. '
                           'Record this and train again'), values
+        if self._is_active() and self._supervisor.num_blind > BLIND_TICKS:
+            return WARN, ('no two observations one control period apart for '
+                          f'{self._supervisor.num_blind} ticks: errors of the model are not '
+                          'seen'), values
         return OK, f'uncertainty {trust.figure:.3f}', values
 
     def _safety(self) -> Report:
@@ -121,6 +128,8 @@ class ControllerReports:
         num_safe = self._since_last('safe', self._meter.counts['safe'])
         if self.crash:
             return ERROR, 'control loop stopped; see the log', values
+        if self.stalled_s:
+            return ERROR, f'the control loop has stood still for {self.stalled_s:.1f} s', values
         if self._latch.reason:
             return ERROR, self._latch.reason, values
         last = self._meter.last

@@ -6,7 +6,7 @@ import json
 from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray, MultiArrayDimension, String
 from trajectory_msgs.msg import JointTrajectory
@@ -18,12 +18,12 @@ from mbrl_ros.control.tick import Tick
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.nodes.diagnostics import ERROR, OK, status, WARN
+from mbrl_ros.nodes.messages import LATCHED_QOS
 from mbrl_ros.nodes.plan_markers import PlanMarkers
 from mbrl_ros.nodes.plan_message import PlanMessage
 
 # Lock-step decides faster than a logger may take it down, and every decision counts.
 RECORD_QOS = QoSProfile(depth=100)
-LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class ControllerTopics:

@@ -8,7 +8,7 @@ from typing import Any
 
 from builtin_interfaces.msg import Duration, Time
 import numpy as np
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from trajectory_msgs.msg import JointTrajectoryPoint
 
 from mbrl_ros.core.errors import SpecError
@@ -18,6 +18,7 @@ from mbrl_ros.core.robot import JOINT_TRAJECTORY, RobotSpec
 SENSOR_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE_QOS = QoSProfile(depth=10)
 COMMAND_QOS = QoSProfile(depth=1)
+LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 @cache

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 import os
-from threading import Event, get_native_id, Thread
+from threading import Event, Thread
 
 from mbrl_ros.control.build import Engine
 from mbrl_ros.core.errors import MbrlError
 
 SWAP_TIMEOUT_S = 5.0
-NICENESS = 10
 OnDone = Callable[[bool, str], None]
 
 
@@ -48,26 +47,28 @@ class ModelReload:
         self._wake.set()
 
     def _run(self) -> None:
-        # On Linux a thread has a priority of its own: the control loop's threads come first.
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)
         try:
-            engine = self._build()
+            # Whoever started this thread may have a real-time priority, which it would inherit.
+            # It is not niced: the threads that the engine keeps would be, for good.
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            done, text = self._attempt()
         except Exception as error:
             kind = '' if isinstance(error, MbrlError) else f'{type(error).__name__}: '
-            self._on_done(False, f'the old model stays: {kind}{error}')
-            return
+            done, text = False, f'the old model stays: {kind}{error}'
+        self._on_done(done, text)
+
+    def _attempt(self) -> tuple[bool, str]:
+        engine = self._build()
         problem = self._too_slow(engine)
         if not problem and not self._is_cancelled:
             self._hand_over(engine)
             if not self._wake.wait(SWAP_TIMEOUT_S):
-                self._on_done(False, f'no tick in {SWAP_TIMEOUT_S:g} s: does the robot still '
-                                     'publish? The next tick takes the model over')
-                return
+                return False, (f'no tick ended without a plan that still ran, for '
+                               f'{SWAP_TIMEOUT_S:g} s; the next that does takes the model over')
         if self._is_swapped:
-            self._on_done(True, f'model {engine.rollout.model_hash}')
-            return
+            return True, f'model {engine.rollout.model_hash}'
         engine.close()
-        self._on_done(False, f'the old model stays: {problem or "the node was deactivated"}')
+        return False, f'the old model stays: {problem or "the node was deactivated"}'
 
     def _too_slow(self, engine: Engine) -> str:
         if self._deadline_s is None or engine.plan_p50_s <= self._deadline_s:

@@ -1,6 +1,7 @@
 """The controller node: drives a robot with a learned model, or collects data from it."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.task import Future
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
@@ -38,7 +40,7 @@ from mbrl_ros.nodes.controller_topics import ControllerTopics
 from mbrl_ros.nodes.diagnostics import Diagnostics
 from mbrl_ros.nodes.joint_order import check_joint_order
 from mbrl_ros.nodes.lifecycle import ManagedNode, run
-from mbrl_ros.nodes.messages import message_class, RELIABLE_QOS, SENSOR_QOS, stamp_ns
+from mbrl_ros.nodes.messages import LATCHED_QOS, message_class, RELIABLE_QOS, SENSOR_QOS, stamp_ns
 from mbrl_ros.nodes.model_reload import ModelReload
 from mbrl_ros.nodes.qos import subscribe
 from mbrl_ros.nodes.realtime import RealTimeParams
@@ -46,6 +48,12 @@ from mbrl_ros.planning import config_class, load_planning, RolloutConfig
 from mbrl_ros.runtime.precompile import precompile
 
 YIELD_S = 1e-4
+WATCH_PERIOD_S = 0.1
+# Longer than any round of the control loop, whose plans have a deadline, may take.
+LOOP_TIMEOUT_S = 0.5
+PATIENCE_S = 60.0  # in lock-step, where plans have none
+# Prefixes of parameters that do not change with mode, signal and planner.
+STAYING = ('', 'fallback.', 'trust.', 'exploitation.', 'realtime.')
 
 
 class MpcController(ManagedNode):
@@ -60,7 +68,7 @@ class MpcController(ManagedNode):
 
     def __init__(self) -> None:
         super().__init__('mpc_controller', ControllerParams)
-        self._subscriptions_made: list[Any] = []
+        self._made = ExitStack()  # what configure made, to be released
         self._declared_for: tuple[str, ...] = ()
         # As old as the node: an emergency stop outlives deactivation and clean-up.
         self._latch = Latch()
@@ -71,7 +79,9 @@ class MpcController(ManagedNode):
         # In a group of its own: while it waits, those of the default group must not.
         self.create_service(Trigger, '~/reload_model', self._on_reload,
                             callback_group=ReentrantCallbackGroup())
-        self.create_subscription(Bool, 'emergency_stop', self._on_stop_topic, RELIABLE_QOS)
+        # A button is heard whatever it offers: best effort, or pressed before this node was there.
+        for qos in (SENSOR_QOS, RELIABLE_QOS, LATCHED_QOS):
+            self.create_subscription(Bool, 'emergency_stop', self._on_stop_topic, qos)
 
     def configure(self) -> None:
         """Verify the model against the robot, compile, open the runtime and warm up."""
@@ -85,10 +95,22 @@ class MpcController(ManagedNode):
             else robot.actuation_delay_steps + (not p.lockstep)
         if not p.lockstep:  # only a simulated robot waits for commands
             check_joint_order(self, robot)
+        with ExitStack() as made:  # if anything below is refused, nothing of it stays
+            self._make(made)
+            self._made = made.pop_all()
+
+    def _make(self, made: ExitStack) -> None:
+        p, robot = self.params, self._robot
+        self._meter = Meter()
         self._built = self._build(p)
+        made.callback(self._release_model)
         self._engine = self._built.engine
         pilot = self._built.pilot
         self._supervisor = pilot.supervisor if isinstance(pilot, PlanPilot) else None
+        places = [field.name for field in robot.action if field.unit in {'m', 'rad'}]
+        if places:
+            self._warn(f'{", ".join(places)}: a position is commanded. The safe value is a place, '
+                       'and the robot jumps to it: command velocities or forces')
         for line in self._built.notes:
             self.get_logger().info(line)
         self._inbox = ObservationInbox(robot, lockstep=p.lockstep)
@@ -96,19 +118,23 @@ class MpcController(ManagedNode):
         for topic, kind in robot.observation_topics().items():
             reader = FieldReader([f for f in robot.observation if f.topic == topic],
                                  robot.stale_after_s[topic])
-            self._subscriptions_made.append(subscribe(
+            made.callback(self.destroy_subscription, subscribe(
                 self, kind, topic, partial(self._observe, topic, reader), qos))
         self._goal = self._task.goal_values
-        self._subscribe_goal(self._task)
+        self._subscribe_goal(self._task, made)
         self._outlet = CommandOutlet(self, robot, self._latch)
+        made.callback(self._outlet.close)
         self._topics = ControllerTopics(self, robot, self._task, self._config, p.frame)
-        self._meter = Meter()
+        made.callback(self._topics.close)
         self._reports = ControllerReports(
             robot, self._inbox, self._meter, self._latch, self._outlet, self._topics,
             self._supervisor, p.deadline * robot.dt_s * 1e3, lambda: self.is_active)
         self._reports.facts = self._built.facts
         self._tell_of_model()
-        self._diagnostics = Diagnostics(self, robot.name, self._reports.concerns())
+        made.callback(self.destroy_timer, self.create_timer(
+            WATCH_PERIOD_S, self._watch_loop, clock=Clock(clock_type=ClockType.STEADY_TIME)))
+        diagnostics = Diagnostics(self, robot.name, self._reports.concerns())
+        made.callback(lambda: diagnostics.close(self.ending))
 
     def activate(self) -> None:
         """Start the control loop with empty slots, and without what was planned before."""
@@ -120,7 +146,7 @@ class MpcController(ManagedNode):
         self._meter.last = None
         self._reports.crash = ''
         # The first command, so that what is in flight is known: the pilot assumes safe values.
-        self._outlet.send_safe()
+        self._outlet.open()
         period_s, is_paced = self._robot.dt_s, not self.params.lockstep
         self._loop = ControlLoop(
             self._inbox, self._built.pilot, self._outlet, self._latch,
@@ -148,20 +174,20 @@ class MpcController(ManagedNode):
 
     def deactivate(self) -> None:
         """Stop the loop, then leave the safe value as the last command."""
-        self._loop.stop()
-        self._outlet.send_safe()
+        self._outlet.shut()  # first: a loop that hangs must not keep the robot moving
+        timeout_s = PATIENCE_S if self.params.lockstep else LOOP_TIMEOUT_S + self._robot.dt_s
+        if not self._loop.stop(timeout_s):
+            self.get_logger().fatal('the control loop does not end: the safe value was sent, and '
+                                    'nothing else will be. Restart the node')
         self._outlet.flush()
         if self._reload is not None:
             self._reload.cancel()
 
     def cleanup(self) -> None:
         """Release model, topics and threads."""
-        self._diagnostics.close(self.ending)
-        self._outlet.close()
-        self._topics.close()
-        for subscription in self._subscriptions_made:
-            self.destroy_subscription(subscription)
-        self._subscriptions_made.clear()
+        self._made.close()
+
+    def _release_model(self) -> None:
         self._built.pilot.close()
         if self._engine is not None:
             self._engine.close()
@@ -203,19 +229,19 @@ class MpcController(ManagedNode):
         return build_pilot(self._robot, self._task, self._config, self._latch)
 
     def _undeclare_plugins(self) -> None:
-        for prefix in [prefix for prefix in self.params_models if prefix]:
+        for prefix in [prefix for prefix in self.params_models if prefix not in STAYING]:
             for field in self.params_models.pop(prefix).model_fields:
                 if self.has_parameter(prefix + field):
                     self.undeclare_parameter(prefix + field)
 
-    def _subscribe_goal(self, task: TaskSpec) -> None:
+    def _subscribe_goal(self, task: TaskSpec, made: ExitStack) -> None:
         topics: dict[tuple[str, str], dict[int, MessagePath]] = {}
         for index, field in enumerate(task.goal):
             if field.topic and field.type and field.path:
                 topics.setdefault((field.topic, field.type), {})[index] = \
                     MessagePath.parse(field.path)
         for (topic, kind), paths in topics.items():
-            self._subscriptions_made.append(self.create_subscription(
+            made.callback(self.destroy_subscription, self.create_subscription(
                 message_class(kind), topic, partial(self._take_goal, paths), RELIABLE_QOS))
 
     # Callbacks, in the executor's thread.
@@ -251,10 +277,10 @@ class MpcController(ManagedNode):
             self._engine.rollout.set_goal(goal)
 
     def _stop_robot(self, reason: str) -> None:
-        if self.is_active:
-            self._outlet.stop(reason)
-        else:
-            self._latch.trip(reason)
+        if not self._latch.trip(reason):
+            return  # it is stopped
+        if self.is_active:  # at once, whatever the control loop does
+            self._outlet.send_safe()
         self.get_logger().error(f'{reason}; ~/enable lets commands out again')
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -312,6 +338,18 @@ class MpcController(ManagedNode):
             return 'the collect mode has no model'
         return 'another reload is under way' if self._reload is not None else ''
 
+    def _watch_loop(self) -> None:
+        if not self.is_active or self.params.lockstep:
+            return
+        self._reports.stalled_s = self._loop.stalled_s()
+        if self._reports.stalled_s > LOOP_TIMEOUT_S + 3.0 * self._robot.dt_s:
+            self._outlet.send_safe()
+            self.get_logger().fatal(f'the control loop has stood still for '
+                                    f'{self._reports.stalled_s:.1f} s: safe value sent',
+                                    throttle_duration_sec=2.0)
+        else:
+            self._reports.stalled_s = 0.0
+
     def _on_crash(self) -> None:
         self.trigger_deactivate()
 
@@ -343,8 +381,9 @@ class MpcController(ManagedNode):
         self._tell_of_model()
         if old is not None:
             old.close()
-        if self._reload is not None:
-            self._reload.swapped()
+        reload = self._reload  # the executor's thread may drop it now
+        if reload is not None:
+            reload.swapped()
 
 
 def main() -> int:

@@ -148,11 +148,20 @@ class RealTime:
                 'the process CAP_SYS_NICE. In a container its cgroup needs a share of real time.')
             return
         self._schedules[0] = mine
+        self.cover_new_threads()
+
+    def cover_new_threads(self) -> None:
+        """Give threads that were started meanwhile the priority of the others, if it was given."""
+        if not self._schedules:
+            return
         # 1 is the lowest there is.
-        others = os.sched_param(max(1, priority - 1))
+        others = os.sched_param(max(1, self._params.fifo_priority - 1))
         for thread in _other_threads():
             try:
                 schedule = _schedule(thread)
+                # One that made itself nice wants to come after all others.
+                if thread in self._schedules or os.getpriority(os.PRIO_PROCESS, thread) > 0:
+                    continue
                 os.sched_setscheduler(thread, os.SCHED_FIFO, others)
             except OSError:  # it has ended meanwhile
                 continue

@@ -46,6 +46,7 @@ def precompile(model: Path, robot: RobotSpec, task: TaskSpec, particles: int,
 
 def main() -> int:
     """Serve one request from the standard input."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # not that of who started it
     os.nice(NICENESS)
     request = json.load(sys.stdin)
     robot = RobotSpec.model_validate_json(request['robot'])

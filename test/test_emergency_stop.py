@@ -80,14 +80,15 @@ def test_the_stop_outlives_deactivation_and_clean_up(start, robot, answer, call)
     assert controller._latch.reason == 'emergency stop by ~/enable: false'
 
 
-def test_a_stop_before_the_node_is_active_moves_nothing(start, robot, call, answer):
+def test_a_stop_before_the_node_is_active_moves_nothing(start, robot, call, answer, eventually):
     controller = start()
     assert controller.trigger_deactivate() == OK
-    count = len(robot.sent)
+    assert eventually(lambda: len(robot.sent) == 2)  # one on the way in, one on the way out
     call(Trigger, 'stop')
     assert controller.trigger_activate() == OK
+    assert eventually(lambda: len(robot.sent) == 3)
     assert answer()[0] == SAFE
-    assert set(robot.sent[count:]) == {SAFE}
+    assert set(robot.sent) == {SAFE}
 
 
 BUTTONS = {

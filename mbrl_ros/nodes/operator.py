@@ -37,6 +37,7 @@ from mbrl_ros.nodes.table import GROUPS, NodeOptions
 START_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 20.0
 SETTLE_S = 0.5
+LEAVING_S = 5.0
 GOAL_LISTENERS = 2  # controller and logger
 # Every message counts, and lock-step sends them faster than one thread of Python takes them.
 COUNTING_QOS = QoSProfile(depth=10_000)
@@ -111,15 +112,21 @@ class Operator:
     def _refuse_company(self) -> None:
         """Refuse to start beside a robot or a controller that uses the same topics."""
         time.sleep(SETTLE_S)
+        deadline_s = time.monotonic() + LEAVING_S
         for topic in (*self._robot.observation_topics(), *self._robot.action_topics()):
-            others = self._node.get_publishers_info_by_topic(topic) \
-                + self._node.get_subscriptions_info_by_topic(topic)
-            names = sorted({info.node_name for info in others} - {self._node.get_name()})
+            # Whoever has just left is still in the graph for a moment.
+            while (names := self._others_on(topic)) and time.monotonic() < deadline_s:
+                time.sleep(0.1)
             if names:
                 self.close()
                 raise OperationError(
                     f"somebody else is on topic '{topic}': {', '.join(names)}. Stop it, or choose "
                     'another ROS_DOMAIN_ID.')
+
+    def _others_on(self, topic: str) -> list[str]:
+        others = self._node.get_publishers_info_by_topic(topic) \
+            + self._node.get_subscriptions_info_by_topic(topic)
+        return sorted({info.node_name for info in others} - {self._node.get_name()})
 
     def close(self) -> None:
         """Interrupt each process, wait for it, and leave DDS."""

@@ -32,7 +32,7 @@ setup(
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
         (str(SHARE), ['package.xml']),
-        *shared_files('launch', 'config', 'models', 'rviz'),
+        *shared_files('launch', 'config', 'models'),
     ],
     zip_safe=False,
     install_requires=[

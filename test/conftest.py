@@ -2,23 +2,14 @@
 
 from itertools import count
 import os
-import socket
 from threading import Event, Thread
 import time
 
 import pytest
 
+from mbrl_ros.nodes.processes import own_domain
+
 _COUNTER = count()
-
-
-def _is_free(domain):
-    # DDS discovery binds UDP port 7400 + 250 * domain on every host that uses the domain.
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(('', 7400 + 250 * domain))
-        except OSError:
-            return False
-    return True
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -32,11 +23,10 @@ def own_cache(tmp_path_factory):
 @pytest.fixture
 def ros_domain(monkeypatch):
     """Return an unused ROS_DOMAIN_ID in 1..100, set for this process and its children."""
-    numbers = (1 + (os.getpid() * 7 + next(_COUNTER)) % 100 for _ in range(100))
-    domain = next(number for number in numbers if _is_free(number))
-    monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
-    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    return domain
+    environment = own_domain(1 + (os.getpid() * 7 + next(_COUNTER)) % 100)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return int(environment['ROS_DOMAIN_ID'])
 
 
 @pytest.fixture

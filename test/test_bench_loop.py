@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-pytest.importorskip('mujoco')
 pytest.importorskip('torch')
 
 from mbrl_ros.bench import loop

@@ -192,7 +192,8 @@ def test_remaps_go_to_every_node_in_the_form_of_ros_arguments():
 
 
 def test_the_rviz_configuration_shows_what_the_controller_publishes():
-    config = yaml.safe_load((ROOT / 'rviz' / 'mbrl_ros.rviz').read_text())['Visualization Manager']
+    text = (ROOT / 'config' / 'rviz' / 'mbrl_ros.rviz').read_text()
+    config = yaml.safe_load(text)['Visualization Manager']
     displays = {display['Class'].rpartition('/')[2]: display for display in config['Displays']}
     assert set(displays) == {'Grid', 'TF', 'Odometry', 'MarkerArray'}
     assert config['Global Options']['Fixed Frame'] == 'world'
@@ -204,7 +205,7 @@ def test_the_rviz_configuration_shows_what_the_controller_publishes():
 def test_data_files_of_every_kind_are_installed():
     call = next(node for node in ast.walk(ast.parse((ROOT / 'setup.py').read_text()))
                 if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'shared_files')
-    assert [ast.literal_eval(arg) for arg in call.args] == ['launch', 'config', 'models', 'rviz']
+    assert [ast.literal_eval(arg) for arg in call.args] == ['launch', 'config', 'models']
 
 
 @pytest.mark.parametrize(('texts', 'said'), [

@@ -4,16 +4,15 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 import os
 from pathlib import Path
-import signal
 import subprocess
 import tempfile
 import time
 
 from mbrl_ros.bench.process import BenchError, resident_mb
+from mbrl_ros.nodes.processes import end, own_domain
 from mbrl_ros.nodes.table import GROUPS, NodeOptions
 
 START_TIMEOUT_S = 60.0
-END_TIMEOUT_S = 10.0
 # It logs what it built when it is configured; to activate takes milliseconds more, and a node
 # that refuses to ends with status 1.
 CONFIGURED = 'spread limit'
@@ -63,8 +62,7 @@ def controller_footprint() -> Footprint:
     # Plans that are late on a busy machine take no other memory.
     command = entry.command(NodeOptions(), {'allow_slow': True})
     # A domain of its own: it must neither find a robot nor be found.
-    shared = os.environ | {'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
-                           'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST'}
+    shared = os.environ | own_domain()
     with tempfile.TemporaryDirectory(prefix='mbrl_ros_') as folder:
         log = Path(folder) / 'log'
         began = time.perf_counter()
@@ -78,7 +76,7 @@ def controller_footprint() -> Footprint:
             _check_alive(process, log)
             return Footprint(resident_mb(process.pid), start_s, maps_torch(process.pid))
         finally:
-            _end(process)
+            end(process)
 
 
 def maps_torch(pid: int) -> bool:
@@ -104,12 +102,3 @@ def _check_alive(process: 'subprocess.Popen[bytes]', log: Path) -> None:
 
 def _tail(log: Path) -> str:
     return '\n' + log.read_text(errors='replace')[-LOG_TAIL:]
-
-
-def _end(process: 'subprocess.Popen[bytes]') -> None:
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(END_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

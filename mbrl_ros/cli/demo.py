@@ -1,8 +1,6 @@
 """`mbrl-ros demo`: the whole loop of PETS over real nodes, from random motion to a swing-up."""
 
-from contextlib import suppress
 from pathlib import Path
-from socket import AF_INET, SOCK_DGRAM, socket
 from statistics import mean
 from typing import Annotated, TYPE_CHECKING
 
@@ -14,16 +12,6 @@ if TYPE_CHECKING:
 MOST_TRIALS = 10
 LAST = 5
 MOST_MISSED_SHARE = 0.01
-
-
-def free_domain(first: int) -> int:
-    """Return the first ROS domain, of 1 to 100 from `first` on, that nobody here is in yet."""
-    for domain in (1 + (first - 1 + offset) % 100 for offset in range(100)):
-        with socket(AF_INET, SOCK_DGRAM) as probe, suppress(OSError):
-            # Whoever is in a domain listens to discovery on UDP port 7400 + 250 * domain.
-            probe.bind(('', 7400 + 250 * domain))
-            return domain
-    return first
 
 
 def mean_of(trials: 'list[Trial]') -> dict[str, float]:
@@ -78,6 +66,7 @@ def demo(
     from mbrl_ros.cli.report import ANIMATION, write_report
     from mbrl_ros.core.robot import load_robot
     from mbrl_ros.core.task import load_task
+    from mbrl_ros.nodes.processes import own_domain
     from mbrl_ros.nodes.table import NodeOptions
 
     if adapt and pretrained:
@@ -85,8 +74,7 @@ def demo(
     began = time.monotonic()
     # A domain of our own, on this machine only, whatever the shell exports: a demo must not
     # command somebody's robot, whose commands go by the same topic names.
-    os.environ['ROS_DOMAIN_ID'] = str(free_domain(1 + os.getpid() % 100))
-    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    os.environ.update(own_domain())
     console = Console()
     console.print(f"watch it with ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}")
     spec = load_robot(robot)

@@ -20,7 +20,7 @@ from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.core.yaml_file import Strict
 from mbrl_ros.costs import CostFunction
-from mbrl_ros.planning import ActionSpace, make_planner, RolloutConfig
+from mbrl_ros.planning import ActionSpace, make_planner, Planner, RolloutConfig
 from mbrl_ros.runtime import artifact
 from mbrl_ros.runtime.rollout import Rollout
 from mbrl_ros.runtime.surprise import Calibration
@@ -126,6 +126,12 @@ def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig, latch: La
     return Built(pilot, engine, engine.notes, engine.facts)
 
 
+def build_planner(robot: RobotSpec, task: TaskSpec, name: str, config: Strict) -> Planner:
+    """Build a planner for a robot's actions and a task's horizon."""
+    return make_planner(name, config,
+                        ActionSpace(task.horizon, robot.action_min, robot.action_max))
+
+
 def build_engine(robot: RobotSpec, task: TaskSpec, config: PilotConfig,
                  num_tiles: int | None = None) -> Engine:
     """
@@ -150,8 +156,7 @@ def build_engine(robot: RobotSpec, task: TaskSpec, config: PilotConfig,
     rollout = Rollout(model, robot, task, config.rollout.particles, config.rollout.propagation,
                       config.provider, config.precision)
     compile_s = time.perf_counter() - began
-    space = ActionSpace(task.horizon, robot.action_min, robot.action_max)
-    planner = make_planner(config.planner, config.source_config, space)
+    planner = build_planner(robot, task, config.planner, config.source_config)
     mpc = Mpc(model, rollout, planner, robot, np.random.default_rng(config.seed))
     try:
         if num_tiles is not None:

@@ -20,14 +20,14 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from mbrl_ros import __version__
-from mbrl_ros.control.build import PilotConfig
+from mbrl_ros.control.build import build_planner, PilotConfig
 from mbrl_ros.control.mpc import Decision, Inputs
 from mbrl_ros.control.tick import Tick
 from mbrl_ros.core.errors import BagError, SpecError
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.core.yaml_file import describe, Strict
-from mbrl_ros.planning import ActionSpace, config_class, make_planner, Planner, RolloutConfig
+from mbrl_ros.planning import config_class, RolloutConfig
 from mbrl_ros.runtime.ort import versions
 from mbrl_ros.runtime.rollout import Rollout
 
@@ -150,8 +150,8 @@ class DecisionRecorder:
 
     def __init__(self, robot: RobotSpec, task: TaskSpec, config: PilotConfig) -> None:
         if not config.signal:
-            _check_state(config.planner, _make_planner(config.planner, config.source_config,
-                                                       robot, task).init())
+            planner = build_planner(robot, task, config.planner, config.source_config)
+            _check_state(config.planner, planner.init())
         self._robot, self._task, self._config = robot, task, config
         self._setup, self._setup_of = '', ('', 0)
         self._stamps: deque[tuple[int, int]] = deque(maxlen=KEPT_STAMPS)
@@ -219,13 +219,8 @@ def decode(text: str) -> Record:
 def _read_setup(text: str) -> tuple[Setup, type]:
     """Return a setup, and the class of its planner's state; of a bag they are mostly the same."""
     setup = Setup.model_validate_json(text)
-    return setup, type(_make_planner(setup.planner, setup.source_config, setup.robot,
-                                     setup.task).init())
-
-
-def _make_planner(name: str, config: Strict, robot: RobotSpec, task: TaskSpec) -> Planner:
-    return make_planner(name, config,
-                        ActionSpace(task.horizon, robot.action_min, robot.action_max))
+    planner = build_planner(setup.robot, setup.task, setup.planner, setup.source_config)
+    return setup, type(planner.init())
 
 
 def _check_state(planner: str, state: Any) -> None:

@@ -77,10 +77,11 @@ def resample(segment: Segment, robot: RobotSpec, losses: Losses) -> list[Episode
     Notes
     -----
     The grid starts at the first observation of each stretch. States are interpolated linearly
-    between the two neighbouring samples (angles as they are: the robot reports them unwrapped),
-    taken exactly where a sample falls on the grid. The action of a step is the last command
-    stamped no later than the step's start, less the robot's actuation delay: the one that acts.
-    A later one would teach the model that effects precede their cause.
+    between the two neighbouring samples (angles do not jump: the robot reports them unwrapped, and
+    FieldReader unwraps those of a quaternion), taken exactly where a sample falls on the grid.
+    The action of a step is the last command stamped no later than the step's start, less the
+    robot's actuation delay: the one that acts. A later one would teach the model that effects
+    precede their cause.
 
     """
     common: list[Interval] | None = None

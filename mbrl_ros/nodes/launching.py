@@ -41,7 +41,7 @@ def launch_description(group: str) -> LaunchDescription:
 def _rviz(options: NodeOptions) -> Node:
     """Return RViz in the same namespace: the topics of its configuration are relative."""
     return Node(package='rviz2', executable='rviz2', name='rviz', namespace=options.namespace,
-                arguments=['-d', str(share_dir() / 'rviz' / 'mbrl_ros.rviz')],
+                arguments=['-d', str(share_dir() / 'config' / 'rviz' / 'mbrl_ros.rviz')],
                 ros_arguments=[text for rule in options.remap.split() for text in ('-r', rule)],
                 output='screen')
 

@@ -7,7 +7,6 @@ Start the nodes as processes and operate them: what a person would do with the r
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-import signal
 import subprocess
 from threading import Condition, Thread
 import time
@@ -32,6 +31,7 @@ from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import GoalField
 from mbrl_ros.nodes.goal_message import build_goal
 from mbrl_ros.nodes.messages import message_class, RELIABLE_QOS
+from mbrl_ros.nodes.processes import end
 from mbrl_ros.nodes.table import GROUPS, NodeOptions
 
 START_TIMEOUT_S = 30.0
@@ -131,13 +131,7 @@ class Operator:
     def close(self) -> None:
         """Interrupt each process, wait for it, and leave DDS."""
         for name in reversed(list(self._processes)):
-            process = self._processes.pop(name)
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(10.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end(self._processes.pop(name))
         rclpy.try_shutdown()
         if self._thread.is_alive():
             self._thread.join()

@@ -15,12 +15,11 @@ from rclpy.node import Node
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
-from mbrl_ros.control.build import PilotConfig
+from mbrl_ros.control.build import build_planner, PilotConfig
 from mbrl_ros.control.mpc import Decision
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.costs import CostFunction
-from mbrl_ros.planning import ActionSpace, make_planner
 
 NUM_CANDIDATES = 24
 PERIOD_S, LIFETIME_S = 0.3, 1.0
@@ -54,9 +53,7 @@ class PlanMarkers:
                                     task.goal_values)
         self._planner = None
         if not config.signal and point is not None:
-            self._planner = make_planner(
-                config.planner, config.source_config,
-                ActionSpace(task.horizon, robot.action_min, robot.action_max))
+            self._planner = build_planner(robot, task, config.planner, config.source_config)
         self.publisher = node.create_publisher(MarkerArray, '~/plan_markers', 1)
         self._worker = ThreadPoolExecutor(1, 'markers')
         # The thread begins here, not at the first plan: it would inherit the control loop's

@@ -19,6 +19,7 @@ from rich.console import Console
 from mbrl_ros.core.paths import find_model
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.nodes.operator import Operator
+from mbrl_ros.nodes.processes import own_domain
 from mbrl_ros.nodes.table import NodeOptions
 
 RELOADS, BEFORE_S, AFTER_S = 50, 4.0, 0.5
@@ -26,8 +27,7 @@ RELOADS, BEFORE_S, AFTER_S = 50, 4.0, 0.5
 
 def main() -> int:
     """Reload, count, and return 0 if no tick was missed and every reload shows."""
-    os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
-    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    os.environ.update(own_domain())
     spec = load_robot('cartpole')
     with TemporaryDirectory() as name:
         folder = Path(name)

@@ -44,8 +44,8 @@ def episode_of(steps, seed, noise_std=NOISE_STD):
 
 
 def transitions(steps, seed):
-    states, actions = episode_of(steps, seed)
-    return states[:-1], actions, states[1:]
+    episode = Episode(*episode_of(steps, seed), 0, f'seed {seed}')
+    return Dataset((episode,), cart()).windows(1)
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +55,8 @@ def trained():
 
 def loss_of_each(ensemble, data):
     """Twice the Gaussian NLL of normalised targets, a mean over transitions and fields."""
-    state, action, next_state = (torch.tensor(a, dtype=torch.float32) for a in data)
+    states, actions = (torch.tensor(a, dtype=torch.float32) for a in data[:2])
+    state, action, next_state = states[:, 0], actions[:, 0], states[:, 1]
     many = (ensemble.members, -1, -1)
     with torch.no_grad():
         mean, std = ensemble(state.expand(many), action.expand(many))
@@ -65,7 +66,8 @@ def loss_of_each(ensemble, data):
 
 
 def test_the_noise_of_a_known_system_is_found(trained):
-    state, action, _ = (torch.tensor(a, dtype=torch.float32) for a in transitions(300, 2))
+    states, actions = (torch.tensor(a, dtype=torch.float32) for a in transitions(300, 2)[:2])
+    state, action = states[:, 0], actions[:, 0]
     with torch.no_grad():
         mean, std = trained.ensemble(state.expand(3, -1, -1), action.expand(3, -1, -1))
     # 1500 transitions know a std to 1 / sqrt(3000) = 2 %; the rest is for the network.
@@ -152,11 +154,10 @@ def test_warm_start_of_another_shape_is_refused(trained):
 
 
 def test_divergence_is_refused():
-    state, action, next_state = transitions(50, 0)
     held = transitions(50, 1)
-    held[2][3] = np.inf
+    held.states[3, 1] = np.inf
     with pytest.raises(ModelError, match='diverged in epoch 1'):
-        train(cart(), (state, action, next_state), held, SMALL, 0)
+        train(cart(), transitions(50, 0), held, SMALL, 0)
 
 
 def mixed_robot():

@@ -114,6 +114,9 @@ class RobotSpec(Strict):
     actuation_delay_steps : int
         Control periods that the robot holds a command back, beyond its own control cycle.
         `mbrl-ros doctor BAG` estimates it; training and control both take it into account.
+    reward, termination : MessageField, optional
+        Where the robot, or whoever judges it, reports the reward of the last period and whether
+        the episode ended (not zero). Recorded, and learned where the training settings ask for it.
 
     """
 
@@ -124,6 +127,8 @@ class RobotSpec(Strict):
     action: tuple[ActionField, ...] = Field(min_length=1)
     stale_after_s: dict[str, Annotated[float, Field(gt=0)]]
     actuation_delay_steps: int = Field(default=0, ge=0, le=20)
+    reward: MessageField | None = None
+    termination: MessageField | None = None
     simulation: SimulationSpec | None = None
 
     @model_validator(mode='after')
@@ -139,7 +144,7 @@ class RobotSpec(Strict):
         self._check_derived()
         self._check_topic_rates(topics)
         types: dict[str, str] = {}
-        for field in (*self.observation, *self.action):
+        for field in (*self.observation, *self.action, *self.labels):
             if types.setdefault(field.topic, field.type) != field.type:
                 raise ValueError(f"topic '{field.topic}' is given two types: "
                                  f'{types[field.topic]} and {field.type}')
@@ -248,6 +253,11 @@ class RobotSpec(Strict):
         """Command that is always allowed, shape (A,)."""
         return np.array([field.safe_value for field in self.action])
 
+    @property
+    def labels(self) -> tuple[MessageField, ...]:
+        """The reward and the termination, as far as the robot reports them."""
+        return tuple(field for field in (self.reward, self.termination) if field is not None)
+
     def observation_topics(self) -> dict[str, str]:
         """Return each observed topic and its message type."""
         return {field.topic: field.type for field in self.observation}
@@ -255,6 +265,10 @@ class RobotSpec(Strict):
     def action_topics(self) -> dict[str, str]:
         """Return each command topic and its message type."""
         return {field.topic: field.type for field in self.action}
+
+    def label_topics(self) -> dict[str, str]:
+        """Return each topic of a label and its message type."""
+        return {field.topic: field.type for field in self.labels}
 
     def signature(self) -> dict[str, Any]:
         """

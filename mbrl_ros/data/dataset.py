@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from mbrl_ros.core.errors import BagError
 from mbrl_ros.core.robot import RobotSpec
@@ -15,6 +17,27 @@ from mbrl_ros.data.losses import Losses
 from mbrl_ros.data.resample import Episode, resample
 
 HOLDOUT_BLOCK_STEPS = 25
+
+
+class Windows(NamedTuple):
+    """
+    Stretches of k steps in a row, N of them: what a model is trained on. k = 1: transitions.
+
+    Attributes
+    ----------
+    states : ndarray of shape (N, k + 1, S)
+        In the units of the robot spec.
+    actions : ndarray of shape (N, k, A)
+        Action t was in effect between states t and t + 1.
+    rewards, terminations : ndarray of shape (N, k), optional
+        See `Episode`.
+
+    """
+
+    states: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray | None = None
+    terminations: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +68,8 @@ class Dataset:
         digest = sha256(repr((self.robot.control_rate_hz, self.robot.state_names,
                               self.robot.action_names)).encode())
         for episode in self.episodes:
-            for array in (episode.states, episode.actions):
+            arrays = (episode.states, episode.actions, episode.rewards, episode.terminations)
+            for array in (array for array in arrays if array is not None):
                 digest.update(repr(array.shape).encode())
                 digest.update(np.ascontiguousarray(array, '<f8').tobytes())
         return digest.hexdigest()
@@ -57,6 +81,25 @@ class Dataset:
             np.concatenate([np.empty((0, num_states)), *(e.states[:-1] for e in self.episodes)]),
             np.concatenate([np.empty((0, num_actions)), *(e.actions for e in self.episodes)]),
             np.concatenate([np.empty((0, num_states)), *(e.states[1:] for e in self.episodes)]))
+
+    def windows(self, steps: int) -> Windows:
+        """Return every stretch of `steps` steps; they overlap by all but one step."""
+        long = [episode for episode in self.episodes if episode.num_steps >= steps]
+
+        def cut(arrays: Sequence[np.ndarray | None], length: int) -> np.ndarray | None:
+            if not arrays or any(array is None for array in arrays):
+                return None
+            pieces = [np.moveaxis(sliding_window_view(array, length, axis=0), -1, 1)
+                      for array in arrays if array is not None]
+            return np.concatenate(pieces)
+
+        states = cut([episode.states for episode in long], steps + 1)
+        actions = cut([episode.actions for episode in long], steps)
+        if states is None or actions is None:
+            states = np.empty((0, steps + 1, len(self.robot.observation)))
+            actions = np.empty((0, steps, len(self.robot.action)))
+        return Windows(states, actions, cut([episode.rewards for episode in long], steps),
+                       cut([episode.terminations for episode in long], steps))
 
     def split_holdout(self, fraction: float, seed: int) -> tuple['Dataset', 'Dataset']:
         """

@@ -30,6 +30,8 @@ class Episode:
         Stamp of the first state [ns].
     source : str
         Bag and episode.
+    rewards, terminations : ndarray of shape (T,), optional
+        What was reported of step t at its end; None where the robot spec names no topic for it.
 
     """
 
@@ -37,13 +39,20 @@ class Episode:
     actions: np.ndarray
     start_ns: int
     source: str
+    rewards: np.ndarray | None = None
+    terminations: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if len(self.states) != len(self.actions) + 1:
             raise ValueError(f'{len(self.actions)} actions need {len(self.actions) + 1} states, '
                              f'found {len(self.states)}')
-        self.states.setflags(write=False)
-        self.actions.setflags(write=False)
+        for labels in (self.rewards, self.terminations):
+            if labels is not None and labels.shape != (len(self.actions),):
+                raise ValueError(f'{len(self.actions)} actions need as many labels, found '
+                                 f'{labels.shape}')
+        for array in (self.states, self.actions, self.rewards, self.terminations):
+            if array is not None:
+                array.setflags(write=False)
 
     @property
     def num_steps(self) -> int:
@@ -52,8 +61,11 @@ class Episode:
 
     def cut(self, start: int, stop: int, dt_s: float) -> 'Episode':
         """Return the transitions from `start` up to, not including, `stop`."""
+        rewards, terminations = (None if labels is None else labels[start:stop]
+                                 for labels in (self.rewards, self.terminations))
         return Episode(self.states[start:stop + 1], self.actions[start:stop],
-                       self.start_ns + round(start * dt_s * 1e9), self.source)
+                       self.start_ns + round(start * dt_s * 1e9), self.source,
+                       rewards, terminations)
 
 
 def resample(segment: Segment, robot: RobotSpec, losses: Losses) -> list[Episode]:

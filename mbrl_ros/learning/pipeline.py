@@ -72,9 +72,9 @@ def train_model(dataset: Dataset, config: TrainingConfig, seed: int, output: Pat
     torch.use_deterministic_algorithms(True)
     robot = dataset.robot
     training, holdout = dataset.split_holdout(config.holdout_fraction, seed)
-    state, action, next_state = training.transitions()
-    result = train(robot, (state, action, next_state), holdout.transitions(), config, seed,
+    result = train(robot, training.windows(1), holdout.windows(1), config, seed,
                    _load_weights(warm_start, config.activation), progress)
+    state, action, _ = training.transitions()
     model = export.to_onnx(result.ensemble, len(robot.observation), len(robot.action))
     export.check(model, result.ensemble, state, action)
     state_std = np.maximum(state.std(axis=0), 1e-6)

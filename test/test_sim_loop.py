@@ -22,8 +22,11 @@ class FakeOutlet:
     def publish_clock(self, stamp_ns):
         pass
 
-    def publish_observation(self, stamp_ns, readings):
-        self.published.append(readings)
+    def build_observation(self, readings):
+        return readings
+
+    def publish_observation(self, stamp_ns, messages):
+        self.published.append(messages)
 
     def has_peers(self):
         return True
@@ -53,6 +56,19 @@ def test_diverging_physics_pauses_until_the_world_is_reset(eventually):
     assert eventually(lambda: len(outlet.published) == 2)
     assert np.isfinite(outlet.published[1]['joint_states'].velocity).all()
     loop.stop()
+
+
+def test_in_real_time_no_observation_is_out_before_its_time(eventually):
+    outlet, early_s = FakeOutlet(), []
+    loop = SimLoop(MujocoRobot(load_robot('cartpole')), outlet, np.random.default_rng(0))
+    # The loop wakes before a tick is due and must not publish then.
+    outlet.publish_observation = lambda stamp_ns, messages: early_s.append(
+        loop.grid.deadline_s - time.monotonic())
+    loop.set_paused(False)
+    loop.start()
+    assert eventually(lambda: len(early_s) > 5)
+    loop.stop()
+    assert max(early_s) <= 0.0
 
 
 @pytest.fixture

@@ -9,10 +9,13 @@ import numpy as np
 OUT_OF_STEP = 0.25
 # Share of an error that a tick corrects: the rhythm follows the sensor's clock, not its jitter.
 GAIN = 1.0 / 16.0
+# After a silence of this many periods the rhythm begins anew.
+LONGEST_SILENCE = 200
 # A command is held until this share of all commands would be ready.
-READY_SHARE = 0.9
-# Commands that are remembered, and after how many the hold is set anew.
-NUM_REMEMBERED, NUM_BETWEEN = 200, 20
+READY_SHARE = 0.97
+# Commands that are remembered, and after how many the hold is set anew. So many that a second in
+# which all is slow does not delay the commands of the next.
+NUM_REMEMBERED, NUM_BETWEEN = 1000, 20
 
 
 class Metronome:
@@ -41,7 +44,7 @@ class Metronome:
     def arrive(self, arrived_s: float) -> None:
         """Take the time at which an observation arrived."""
         elapsed_s = arrived_s - self._beat_s
-        if not elapsed_s < NUM_REMEMBERED * self._period_s:
+        if not elapsed_s < LONGEST_SILENCE * self._period_s:
             self._beat_s = arrived_s
             return
         beat_s = self._beat_s + self._period_s * max(1, round(elapsed_s / self._period_s))
@@ -65,7 +68,7 @@ class Metronome:
         return max(now_s, min(self._beat_s + self.hold_s, arrived_s + self._longest_s))
 
     def adapt(self) -> None:
-        """Set the hold anew every so many commands; takes a tenth of a millisecond then."""
+        """Set the hold anew every so many commands; takes a quarter of a millisecond then."""
         self._num_left += 1
         if self._num_left >= NUM_BETWEEN:
             self._num_left = 0

@@ -112,7 +112,9 @@ class ControlLoop:
         if self._metronome is not None and observation.fresh and not tick.verdict.safe:
             self._metronome.arrive(due_s)
             ready_s = time.monotonic()
-            time.sleep(max(0.0, self._metronome.leave_s(due_s, ready_s) - ready_s))
+            hold_s = self._metronome.leave_s(due_s, ready_s) - ready_s
+            if hold_s > 0.0:  # a sleep of no length takes its time, too
+                time.sleep(hold_s)
         self._outlet.send(tick.verdict.command, observation.stamp_ns, tick.following, num_trips)
         # The command is on its way; from here on nobody waits.
         self._pilot.review(observation, tick)

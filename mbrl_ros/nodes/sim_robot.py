@@ -69,12 +69,12 @@ class SimRobot(ManagedNode):
             observation_noise_std=p.observation_noise_std, noise_seed=p.seed)
         delay_steps = p.actuation_delay_steps if p.actuation_delay_steps >= 0 \
             else spec.actuation_delay_steps
+        self._kinds = spec.observation_topics()
         self._loop = SimLoop(
             robot, self, np.random.default_rng(p.seed), lockstep=p.lockstep,
             speed_factor=p.speed_factor, actuation_delay_steps=delay_steps,
             watchdog_periods=p.watchdog_periods)
         self._last_report = (time.monotonic(), 0, 0)
-        self._kinds = spec.observation_topics()
         self._observers: dict[str, Any] = {
             topic: self.create_lifecycle_publisher(message_class(kind), topic, RELIABLE_QOS)
             for topic, kind in self._kinds.items()}
@@ -119,12 +119,16 @@ class SimRobot(ManagedNode):
         for publisher in self._clocks:
             publisher.publish(Clock(clock=_time(stamp_ns)))
 
-    def publish_observation(self, stamp_ns: int, readings: Readings) -> None:
+    def build_observation(self, readings: Readings) -> dict[str, Any]:
+        """Return the messages of some topics, without their stamp."""
+        return {topic: fill(message_class(self._kinds[topic])(), reading)
+                for topic, reading in readings.items()}
+
+    def publish_observation(self, stamp_ns: int, messages: dict[str, Any]) -> None:
         """Publish what some topics report at one moment."""
         # The first topic of the spec last: it sets the pace, and whoever answers it knows the
         # others by then.
-        for topic, reading in reversed(readings.items()):
-            message = fill(message_class(self._kinds[topic])(), reading)
+        for topic, message in reversed(messages.items()):
             message.header.stamp = _time(stamp_ns)
             self._observers[topic].publish(message)
 

@@ -34,6 +34,16 @@ def run_module(module: str, *arguments: object, environment: Mapping[str, str] |
 
 def resident_mb(pid: int | str = 'self') -> float:
     """Return the resident memory [10^6 bytes] of a process."""
+    return _status_mb(pid, 'VmRSS:')
+
+
+def peak_mb(pid: int | str = 'self') -> float:
+    """Return the most resident memory [10^6 bytes] that a process had since it began."""
+    # Not of getrusage: that begins with the memory of the process that started this one.
+    return _status_mb(pid, 'VmHWM:')
+
+
+def _status_mb(pid: int | str, entry: str) -> float:
     status = Path(f'/proc/{pid}/status').read_text()
-    line, = (line for line in status.splitlines() if line.startswith('VmRSS:'))
+    line, = (line for line in status.splitlines() if line.startswith(entry))
     return int(line.split()[1]) * 1024 / 1e6

@@ -15,7 +15,7 @@ from mbrl_ros.core.errors import ObservationError, SpecError
 _PART = re.compile(r'([A-Za-z_]\w*)(?:\[([^\[\]]+)\])?')
 _PATH = re.compile(rf'{_PART.pattern}(?:\.{_PART.pattern})*')
 # Where a message that holds arrays by joint lists the names: JointState, then JointTrajectory.
-_NAME_LISTS = ('name', 'joint_names')
+NAME_LISTS = ('name', 'joint_names')
 ANGLES = ('roll', 'pitch', 'yaw')
 
 Key = int | str | None
@@ -83,7 +83,7 @@ class MessagePath:
                 value = getattr(value, attribute)
             except AttributeError:
                 if attribute in ANGLES and hasattr(value, 'w'):
-                    return _angle(attribute, value)
+                    return quaternion_angle(attribute, value)
                 raise ObservationError(
                     f"path '{self.text}': {type(value).__name__} has no field '{attribute}'"
                 ) from None
@@ -98,7 +98,7 @@ class MessagePath:
     def _item(self, message: Any, array: Any, key: int | str) -> Any:
         index = key
         if isinstance(index, str):
-            lists = (getattr(message, name) for name in _NAME_LISTS if hasattr(message, name))
+            lists = (getattr(message, name) for name in NAME_LISTS if hasattr(message, name))
             known = list(next(lists, ()))
             if index not in known:
                 raise ObservationError(
@@ -112,8 +112,8 @@ class MessagePath:
         return array[index]
 
 
-def _angle(name: str, quaternion: Any) -> float:
-    """Return one angle [rad] of a quaternion; not a number for one that is no rotation."""
+def quaternion_angle(name: str, quaternion: Any) -> float:
+    """Return roll, pitch or yaw [rad] of a quaternion; not a number if it is no rotation."""
     x, y, z, w = quaternion.x, quaternion.y, quaternion.z, quaternion.w
     square = x * x + y * y + z * z + w * w
     if not square > 0.0:  # all zero, as a driver without orientation sends it, or not a number

@@ -1,25 +1,27 @@
 """One pass over the messages of a robot's topics: stamps, joint names, fields that are missing."""
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.highlevel import AnyReader
 
 from mbrl_ros.core.errors import BagError, ObservationError
 from mbrl_ros.core.message_path import MessagePath
+from mbrl_ros.core.path_reader import PathReader
 from mbrl_ros.core.robot import MessageField, ObservationField, RobotSpec
-from mbrl_ros.data.bag_metadata import typestore
 from mbrl_ros.data.bag_reader import (
     check_bag,
-    fields_by_topic,
     find_topic,
     header_stamp_ns,
     Progress,
-    stored_messages,
+    PROGRESS_MESSAGES,
+    robot_topics,
 )
+from mbrl_ros.data.bag_storage import open_bag, stored_messages
+from mbrl_ros.data.resample import fields_by_topic
 
 
 @dataclass
@@ -31,9 +33,11 @@ class TopicScan:
     ----------
     topic : str
         As the robot spec spells it.
+    fields : list of MessageField
+        Fields that every message of the topic must hold.
     problem : str
         Why the topic cannot be read, such as that the bag has none; empty otherwise.
-    header_ns, log_ns : list of int
+    header_ns, log_ns : array of int
         Stamp in the header (0: none) and time of recording of each message [ns].
     joints : Counter of tuple of str
         Orders of the joint names, and the number of messages in each.
@@ -45,16 +49,21 @@ class TopicScan:
     """
 
     topic: str
+    fields: list[MessageField]
     problem: str = ''
-    header_ns: list[int] = field(default_factory=list)
-    log_ns: list[int] = field(default_factory=list)
+    header_ns: 'array[int]' = field(default_factory=lambda: array('q'))
+    log_ns: 'array[int]' = field(default_factory=lambda: array('q'))
     joints: Counter[tuple[str, ...]] = field(default_factory=Counter)
     reorderings: int = 0
     missing: Counter[str] = field(default_factory=Counter)
     _order: tuple[str, ...] = ()
 
-    def add(self, message: Any, log_ns: int, fields: list[tuple[str, MessagePath]]) -> None:
-        """Take one message, and the names and paths of the fields to read from it."""
+    def __post_init__(self) -> None:
+        self._paths = {field_.name: MessagePath.parse(field_.path) for field_ in self.fields}
+        self._reader = PathReader(list(self._paths.values()))
+
+    def add(self, message: Any, log_ns: int) -> None:
+        """Take one message."""
         self.header_ns.append(header_stamp_ns(message))
         self.log_ns.append(log_ns)
         order = tuple(getattr(message, 'name', ()))
@@ -62,17 +71,20 @@ class TopicScan:
             and sorted(order) == sorted(self._order)
         self._order = order
         self.joints[order] += 1
-        for name, path in fields:
-            try:
-                path.read(message)
-            except ObservationError:
-                self.missing[name] += 1
+        try:
+            self._reader.read(message)
+        except ObservationError:
+            for name, path in self._paths.items():
+                try:
+                    path.read(message)
+                except ObservationError:
+                    self.missing[name] += 1
 
     @property
     def stamps_ns(self) -> np.ndarray:
         """Stamps that transitions are cut by: the header's, else the time of recording [ns]."""
-        return np.array([header or log for header, log
-                         in zip(self.header_ns, self.log_ns, strict=True)], np.int64)
+        header_ns = np.array(self.header_ns, np.int64)
+        return np.where(header_ns != 0, header_ns, np.array(self.log_ns, np.int64))
 
 
 def scan_bag(path: Path, robot: RobotSpec, namespace: str = '',
@@ -83,7 +95,7 @@ def scan_bag(path: Path, robot: RobotSpec, namespace: str = '',
     Parameters
     ----------
     path, robot, namespace, progress
-        See `bag_reader.read_bag`.
+        See `episodes.read_episodes`.
 
     Returns
     -------
@@ -97,15 +109,14 @@ def scan_bag(path: Path, robot: RobotSpec, namespace: str = '',
 
     """
     check_bag(path)
-    groups = fields_by_topic((*robot.observation, *robot.action))
-    scans = {topic: TopicScan(topic) for topic in groups}
-    paths = {topic: [(f.name, MessagePath.parse(f.path)) for f in fields if not _is_derived(f)]
-             for topic, fields in groups.items()}
+    fields = (*robot.observation, *robot.action, *robot.labels)
+    scans = {topic: TopicScan(topic, [field for field in group if not _is_derived(field)])
+             for topic, group in fields_by_topic(fields).items()}
     names: dict[str, str] = {}
-    types = {**robot.observation_topics(), **robot.action_topics()}
+    types = robot_topics(robot)
     number = 0
     try:
-        with AnyReader([path], default_typestore=typestore()) as reader:
+        with open_bag(path) as reader:
             known = {connection.topic: connection for connection in reader.connections}
             for topic, scan in scans.items():
                 try:
@@ -120,11 +131,11 @@ def scan_bag(path: Path, robot: RobotSpec, namespace: str = '',
             total = sum(known[name].msgcount for name in names)
             wanted = [known[name] for name in names]
             for number, stored in enumerate(stored_messages(reader, wanted) if wanted else ()):
-                if progress is not None and number % 500 == 0:
+                if progress is not None and number % PROGRESS_MESSAGES == 0:
                     progress(str(path), number, total)
                 topic = names[stored.topic]
                 message = reader.deserialize(stored.raw, types[topic])
-                scans[topic].add(message, stored.log_time_ns, paths[topic])
+                scans[topic].add(message, stored.log_time_ns)
     except Exception as error:  # of rosbags, or whatever a decoder makes of a damaged file
         raise BagError(f'{path}: cannot be read after {number} messages: {type(error).__name__}: '
                        f'{error}. If it was copied, copy it again.') from error

@@ -14,6 +14,7 @@ from types import TracebackType
 from mcap.writer import CompressionType, Writer
 
 from mbrl_ros.core.errors import BagError
+from mbrl_ros.core.files import replace_file
 from mbrl_ros.data.bag_metadata import (
     BagFile,
     BagTopic,
@@ -22,9 +23,8 @@ from mbrl_ros.data.bag_metadata import (
     metadata_text,
     Qos,
     qos_text,
-    replace_file,
 )
-from mbrl_ros.data.mcap_file import BagMessage
+from mbrl_ros.data.log_order import BagMessage
 
 # Small chunks: what is lost with an unfinished one is small too.
 CHUNK_BYTES = 64 * 1024

@@ -9,13 +9,14 @@ import numpy as np
 
 from mbrl_ros.core.errors import BagError
 from mbrl_ros.core.robot import MessageField, ObservationField, RobotSpec
-from mbrl_ros.data.bag_reader import fields_by_topic, Progress, read_bag, Segment
+from mbrl_ros.data.bag_reader import Progress
 from mbrl_ros.data.bag_scan import scan_bag
-from mbrl_ros.data.dataset import HOLDOUT_BLOCK_STEPS
 from mbrl_ros.data.delay import DelayEstimate, estimate_delay
+from mbrl_ros.data.episodes import read_episodes
+from mbrl_ros.data.holdout import HOLDOUT_BLOCK_STEPS
 from mbrl_ros.data.losses import Losses
 from mbrl_ros.data.message_checks import check_clock, check_fields, check_topics, Finding
-from mbrl_ros.data.resample import Episode, longest_gap_ns, resample
+from mbrl_ros.data.resample import Episode
 
 FEW_SECONDS = 30.0  # the shipped cart-pole model saw twice as much
 MANY_AT_LIMIT = 0.25
@@ -71,7 +72,7 @@ def examine(path: Path | str, robot: RobotSpec, namespace: str = '',
     Parameters
     ----------
     path, robot, namespace, progress
-        See `bag_reader.read_bag`. The bag is read twice.
+        See `read_episodes`. The bag is read twice, and once more for a robot that delays.
 
     Raises
     ------
@@ -88,22 +89,20 @@ def examine(path: Path | str, robot: RobotSpec, namespace: str = '',
     findings = [*check_topics(scans.values(), robot), *check_fields(scans.values(), robot)]
     findings += [check_clock(scan, robot) for scan in scans.values() if any(scan.header_ns)]
     try:
-        segments, losses = read_bag(path, robot, namespace, halves(False))
+        episodes, losses = read_episodes(path, robot, namespace, halves(False))
     except BagError as error:
         # Not twice what a row says already.
         if all(finding.level != 'bad' for finding in findings):
             findings.append(Finding('training', 'bad', str(error)))
         return Health(tuple(findings))
     undelayed = robot.model_copy(update={'actuation_delay_steps': 0})
-    lost = Losses(str(path))
-    plain = [e for segment in segments for e in resample(segment, undelayed, lost)]
-    episodes = [e for segment in segments for e in resample(segment, robot, losses)]
-    delay = estimate_delay(plain, robot)
+    delay = estimate_delay(read_episodes(path, undelayed, namespace)[0]
+                           if robot.actuation_delay_steps else episodes, robot)
     states = np.concatenate([np.empty((0, len(robot.observation))), *(e.states for e in episodes)])
     coverage = {field.name: _coverage(field, column) for field, column
                 in zip(robot.observation, states.T, strict=True) if len(states)}
-    findings += [_recorder(losses), _gaps(segments, robot, losses), _nan(losses),
-                 *_commands(segments, robot),
+    findings += [_recorder(losses), _gaps(losses), _late(losses),
+                 _nan(losses), *_commands(episodes, robot),
                  *(_covered(field, coverage[field.name]) for field in robot.observation
                    if field.name in coverage),
                  _delay(delay, robot), _transitions(episodes, robot, losses)]
@@ -118,18 +117,11 @@ def _recorder(losses: Losses) -> Finding:
                    'record on a faster disk, or with less load' if lost else '')
 
 
-def _gaps(segments: Sequence[Segment], robot: RobotSpec, losses: Losses) -> Finding:
-    longest = (0.0, '', 0.0)
-    for segment in segments:
-        for topic, samples in segment.observations.items():
-            silences = np.diff(samples.stamps_ns)
-            limit = longest_gap_ns(samples, robot.dt_ns, robot.stale_after_s[topic])
-            if len(silences) and silences.max() > max(limit, longest[0]):
-                at_s = float(samples.stamps_ns[np.argmax(silences)]) * 1e-9
-                longest = (float(silences.max()), topic, at_s)
+def _gaps(losses: Losses) -> Finding:
     found = f'{losses.gaps}, {losses.clock_jumps} jumps of the clock'
-    if longest[1]:
-        found += f'; longest {longest[0] * 1e-6:.4g} ms on {longest[1]} at {longest[2]:.3f} s'
+    topic, length_ns, start_ns = losses.longest_gap
+    if topic:
+        found += f'; longest {length_ns * 1e-6:.4g} ms on {topic} at {start_ns * 1e-9:.3f} s'
     bad = losses.gaps or losses.clock_jumps
     return Finding('gaps', 'warn' if bad else 'ok', found,
                    'episodes are split there: look at network and load if there are many'
@@ -145,30 +137,33 @@ def _nan(losses: Losses) -> Finding:
                    'dropped; ask the driver for the value, or derive it' if found else '')
 
 
-def _commands(segments: Sequence[Segment], robot: RobotSpec) -> Iterator[Finding]:
-    for topic, fields in fields_by_topic(robot.action).items():
-        values = np.concatenate([segment.commands[topic].values for segment in segments])
-        for column, field in enumerate(robot.action[robot.action_names.index(f.name)]
-                                       for f in fields):
-            name, command = f'command {field.name}', values[:, column]
-            command = command[np.isfinite(command)]
-            if not len(command):
-                yield Finding(name, 'bad', 'none inside an episode', 'record the command topic')
-                continue
-            slack = 1e-6 * (field.max - field.min)
-            beyond = np.mean((command < field.min - slack) | (command > field.max + slack))
-            at_limit = np.mean((command <= field.min + slack) | (command >= field.max - slack))
-            found = f'{command.min():.4g} to {command.max():.4g}{_unit(field)}, ' \
-                    f'{at_limit:.1%} at the limits or beyond'
-            advice = ''
-            if beyond:
-                advice = f'{beyond:.1%} are beyond [{field.min:g}, {field.max:g}]: correct the ' \
-                         'limits or the unit in the robot spec'
-            elif np.ptp(command) <= slack:
-                advice = 'it never changes: record with mode:=collect'
-            elif at_limit > MANY_AT_LIMIT:
-                advice = 'saturated: what lies between is hardly seen; add random motion'
-            yield Finding(name, 'warn' if advice else 'ok', found, advice)
+def _late(losses: Losses) -> Finding:
+    found = ', '.join(f'{count} messages on {topic}' for topic, count in losses.late.items())
+    return Finding('late', 'warn' if found else 'ok', f'{found} dropped' if found else 'none',
+                   'stamped more than a second before what was recorded earlier: stamp all topics '
+                   'by one clock' if found else '')
+
+
+def _commands(episodes: Sequence[Episode], robot: RobotSpec) -> Iterator[Finding]:
+    actions = np.concatenate([np.empty((0, len(robot.action))), *(e.actions for e in episodes)])
+    if not len(actions):
+        return  # said of the transitions
+    for field, command in zip(robot.action, actions.T, strict=True):
+        name = f'command {field.name}'
+        slack = 1e-6 * (field.max - field.min)
+        beyond = np.mean((command < field.min - slack) | (command > field.max + slack))
+        at_limit = np.mean((command <= field.min + slack) | (command >= field.max - slack))
+        found = f'{command.min():.4g} to {command.max():.4g}{_unit(field)}, ' \
+                f'{at_limit:.1%} at the limits or beyond'
+        advice = ''
+        if beyond:
+            advice = f'{beyond:.1%} are beyond [{field.min:g}, {field.max:g}]: correct the ' \
+                     'limits or the unit in the robot spec'
+        elif np.ptp(command) <= slack:
+            advice = 'it never changes: record with mode:=collect'
+        elif at_limit > MANY_AT_LIMIT:
+            advice = 'saturated: what lies between is hardly seen; add random motion'
+        yield Finding(name, 'warn' if advice else 'ok', found, advice)
 
 
 def _coverage(field: ObservationField, values: np.ndarray) -> Coverage:

@@ -51,7 +51,7 @@ def check_topics(scans: Iterable[TopicScan], robot: RobotSpec) -> Iterator[Findi
 
 def check_fields(scans: Iterable[TopicScan], robot: RobotSpec) -> Iterator[Finding]:
     """Yield whether the messages of each topic hold its fields, and in which order of joints."""
-    paths = {f.name: f.path for f in (*robot.observation, *robot.action)}
+    paths = {f.name: f.path for f in (*robot.observation, *robot.action, *robot.labels)}
     for scan in scans:
         name = f'fields of {scan.topic}'
         orders = [' '.join(order) for order, _ in scan.joints.most_common() if order]

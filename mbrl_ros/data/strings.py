@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReaderError
 from rosbags.rosbag2.errors import ReaderError
 
 from mbrl_ros.core.errors import BagError
-from mbrl_ros.data.bag_metadata import typestore
-from mbrl_ros.data.bag_reader import check_bag, find_topic, stored_messages
+from mbrl_ros.data.bag_reader import check_bag, find_topic
+from mbrl_ros.data.bag_storage import open_bag, stored_messages
 
 STRING = 'std_msgs/msg/String'
 
@@ -39,7 +39,7 @@ def read_strings(path: Path, topic: str, namespace: str, advice: str) -> list[tu
     """
     check_bag(path)
     try:
-        with AnyReader([path], default_typestore=typestore()) as reader:
+        with open_bag(path) as reader:
             known = {connection.topic: connection for connection in reader.connections}
             try:
                 found = known[find_topic(topic, namespace, known, path)]

@@ -57,7 +57,7 @@ class DataLogger(ManagedNode):
     def configure(self) -> None:
         """Tap the topics, so that discovery is over when recording starts."""
         spec = load_robot(self.params.robot)
-        required = {**spec.observation_topics(), **spec.action_topics()}
+        required = {**spec.observation_topics(), **spec.action_topics(), **spec.label_topics()}
         extra = dict(parse_topic(text) for text in self.params.topics if text.strip())
         for type_name in extra.values():
             message_class(type_name)

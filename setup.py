@@ -37,6 +37,8 @@ setup(
     zip_safe=False,
     install_requires=[
         'annotated-types>=0.6',
+        'backports.zstd>=1; python_version < "3.14"',
+        'lz4>=4',
         'matplotlib>=3.8',
         'mcap>=1.6',
         # 4.0.0 solves sparse constraint Jacobians wrongly. The `mujoco` package on top adds only
@@ -65,6 +67,12 @@ setup(
         # Torch trains and exports. The controller never imports it, so a robot's computer can do
         # without its gigabytes.
         'train': ['torch>=2.6,<3'],
+        # TensorBoard's event files, beside the training.csv that is always written.
+        'tensorboard': ['tensorboard>=2.18,<3'],
+        'sweep': ['optuna>=4,<6'],
+        # Formats of `mbrl-ros bag export`, beside NumPy's own.
+        'parquet': ['pyarrow>=18'],
+        'minari': ['minari[hdf5]>=0.5.4,<0.6'],
         # rclpy and messages from PyPI, where no ROS distribution is installed.
         'ros': [
             'ros-rclpy[fastrtps]',
@@ -81,7 +89,10 @@ setup(
             'ros-trajectory-msgs',
             'ros-visualization-msgs',
         ],
-        'test': ['hypothesis>=6.100', 'mypy>=1.13', 'pytest>=8', 'ruff>=0.9'],
+        'test': ['hypothesis>=6.100', 'mypy>=1.13', 'pytest>=8', 'ruff>=0.9',
+                 # For what the extras above are tested with.
+                 'minari[hdf5]>=0.5.4,<0.6', 'optuna>=4,<6', 'pyarrow>=18',
+                 'tensorboard>=2.18,<3'],
     },
     entry_points={
         'console_scripts': [

@@ -26,12 +26,18 @@ ARROWS = {
 
 # Who may import a library: a part, or one file of it.
 HOMES = {
-    'torch': ('learning', 'bench/ceiling.py', 'bench/workload.py'),
+    'torch': ('learning', 'bench/ceiling.py', 'bench/own_training.py', 'bench/workload.py'),
     'mujoco': ('sim',),
     'mcap': ('data',),
-    'rosbags': ('data',),
+    'rosbags': ('data', 'bench/data.py'),
     'ndonnx': ('runtime',),
     'onnxruntime': ('runtime', 'learning/export.py'),
+    'pyarrow': ('data/export.py',),
+    'minari': ('data/export.py',),
+    'gymnasium': ('data/export.py',),
+    'h5py': ('data/export.py',),
+    'optuna': ('learning/sweep.py',),
+    'tensorboard': (),
     'openvino': ('runtime/providers/openvino.py',),
     'spox': ('runtime', 'learning/export.py'),
     'ros': ('nodes',),

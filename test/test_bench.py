@@ -16,7 +16,7 @@ from mbrl_ros.bench.subject import covered, Subject
 from mbrl_ros.bench.workload import Workload
 from mbrl_ros.cli.main import app
 from mbrl_ros.core.errors import MbrlError, ProviderError
-from mbrl_ros.runtime.cache import cache_dir
+from mbrl_ros.core.paths import cache_dir
 from mbrl_ros.runtime.providers import cuda
 
 TINY = Workload(members=2, hidden=(8,), num_state=3, num_action=2, population=6, particles=4,

@@ -1,6 +1,7 @@
 """Where config/ and models/ are, in a checkout, a pip environment and a colcon workspace alike."""
 
 from functools import cache
+import os
 from pathlib import Path
 
 from mbrl_ros.core.errors import SpecError
@@ -23,6 +24,20 @@ def share_dir() -> Path:
     raise SpecError(
         f'no share/mbrl_ros folder above {here}: the package is only partly installed. '
         'Try: pip install --force-reinstall mbrl_ros, or colcon build again.')
+
+
+def cache_dir() -> Path:
+    """
+    Return where made things are kept that can be made anew: below $XDG_CACHE_HOME, or ~/.cache.
+
+    Raises
+    ------
+    RuntimeError
+        For a user without a home.
+
+    """
+    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(base) / 'mbrl_ros'
 
 
 def find_config(kind: str, name: str) -> Path:

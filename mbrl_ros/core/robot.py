@@ -290,6 +290,10 @@ class RobotSpec(Strict):
         """Return the SHA-256 of the signature, as hexadecimal text."""
         return sha256(json.dumps(self.signature(), sort_keys=True).encode()).hexdigest()
 
+    def spec_hash(self) -> str:
+        """Return the SHA-256 of the whole spec, topics included, as hexadecimal text."""
+        return sha256(self.model_dump_json().encode()).hexdigest()
+
 
 def load_robot(name: str | Path) -> RobotSpec:
     """Load a robot spec by its shipped name or by the path of a YAML file."""

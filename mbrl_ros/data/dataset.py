@@ -1,22 +1,22 @@
 """The dataset: episodes of one robot at a fixed dt, their hash, and the holdout."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from mbrl_ros.core.errors import BagError
 from mbrl_ros.core.robot import RobotSpec
-from mbrl_ros.data.bag_reader import Progress, read_bag
+from mbrl_ros.data.bag_cache import bag_files, cache_key, hash_bag, load_episodes, save_episodes
+from mbrl_ros.data.bag_reader import check_bag, Progress
+from mbrl_ros.data.episodes import read_episodes
+from mbrl_ros.data.holdout import HOLDOUT_BLOCK_STEPS, split_episodes
 from mbrl_ros.data.losses import Losses
-from mbrl_ros.data.resample import Episode, resample
-
-HOLDOUT_BLOCK_STEPS = 25
+from mbrl_ros.data.resample import Episode
 
 
 class Windows(NamedTuple):
@@ -40,13 +40,21 @@ class Windows(NamedTuple):
     terminations: np.ndarray | None = None
 
 
+class SourceBag(NamedTuple):
+    """A bag that episodes came from: the path it was given by, the SHA-256 of its files."""
+
+    path: str
+    hash: str
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """Episodes of one robot, and what their bags lost."""
+    """Episodes of one robot, what their bags lost, and the bags if they came from bags."""
 
     episodes: tuple[Episode, ...]
     robot: RobotSpec
     losses: tuple[Losses, ...] = ()
+    bags: tuple[SourceBag, ...] = ()
 
     @property
     def num_transitions(self) -> int:
@@ -108,52 +116,57 @@ class Dataset:
         Parameters
         ----------
         fraction : float
-            Share of the blocks that is held out, in (0, 1); at least one block is, and one is not.
+            Share that is held out, in (0, 1).
         seed : int
             Of the choice.
 
         Returns
         -------
         training, holdout : Dataset
-            Neighbouring blocks of one side are one episode again.
+            Whole episodes each, or blocks where there are too few: see `holdout.split_episodes`.
 
         Raises
         ------
         BagError
             If there is only one block.
 
-        Notes
-        -----
-        Episodes are first cut into blocks of at most 25 steps: a bag of one long episode must
-        still have a holdout, and one drawn from all over it. Single transitions would not do:
-        a neighbour 40 ms away is nearly the same, and the holdout would only measure memory.
-        Where a training block touches a holdout block, the training side gives up the
-        transition that would share the state between them.
-
         """
         if not 0.0 < fraction < 1.0:
             raise ValueError(f'fraction must be in (0, 1), found {fraction}')
-        blocks = [_block_edges(episode.num_steps) for episode in self.episodes]
-        num_blocks = sum(len(edges) - 1 for edges in blocks)
-        if num_blocks < 2:
+        sides = split_episodes(self.episodes, fraction, seed, self.robot.dt_s)
+        if sides is None:
             raise BagError(f'only {self.num_transitions} transitions ({self.seconds:.1f} s), too '
                            f'few to hold some out: more than {HOLDOUT_BLOCK_STEPS} are needed. '
                            'Record for longer.')
-        num_held = min(max(round(fraction * num_blocks), 1), num_blocks - 1)
-        held = np.zeros(num_blocks, bool)
-        held[np.random.default_rng(seed).choice(num_blocks, num_held, replace=False)] = True
-        sides: dict[bool, list[Episode]] = {False: [], True: []}
-        position = 0
-        for episode, edges in zip(self.episodes, blocks, strict=True):
-            flags = held[position:position + len(edges) - 1]
-            position += len(edges) - 1
-            for is_held, first, end in _merge(edges, flags):
-                start = first + (not is_held and first > 0)
-                stop = end - (not is_held and end < episode.num_steps)
-                if start < stop:
-                    sides[is_held].append(episode.cut(start, stop, self.robot.dt_s))
-        return (replace(self, episodes=tuple(sides[False])),
-                replace(self, episodes=tuple(sides[True])))
+        training, holdout = sides
+        return (replace(self, episodes=tuple(training)), replace(self, episodes=tuple(holdout)))
+
+    def provenance(self, holdout: 'Dataset | None' = None) -> dict[str, Any]:
+        """
+        Return where the data came from, as it goes into a model's metadata.
+
+        Parameters
+        ----------
+        holdout : Dataset, optional
+            The part of this dataset that is held out.
+
+        Returns
+        -------
+        dict
+            `hash`, `losses` (lines) and `bags`: of each its name `bag`, `path`, `hash`,
+            `start_ns` and `end_ns` (first and last state), `transitions`, `seconds` and
+            `held_out`, a list of [start_ns, end_ns].
+
+        """
+        # Data that came from no bag are named by their sources.
+        bags = self.bags or [SourceBag(source, '') for source
+                             in dict.fromkeys(episode.source for episode in self.episodes)]
+        paths = [bag.path for bag in bags]
+        episodes = _by_bag(self.episodes, paths)
+        held = _by_bag(holdout.episodes if holdout is not None else (), paths)
+        return {'hash': self.hash, 'losses': self.describe_losses(), 'bags': [
+            _describe(bag, episodes[bag.path], held[bag.path], self.robot.dt_s)
+            for bag in bags if episodes[bag.path]]}
 
     def describe_losses(self) -> list[str]:
         """Return one line for each thing that a bag lost."""
@@ -161,7 +174,7 @@ class Dataset:
 
 
 def load_dataset(bags: Sequence[Path | str], robot: RobotSpec, namespace: str = '',
-                 progress: Progress | None = None) -> Dataset:
+                 progress: Progress | None = None, *, use_cache: bool = True) -> Dataset:
     """
     Read bags into one dataset.
 
@@ -175,6 +188,8 @@ def load_dataset(bags: Sequence[Path | str], robot: RobotSpec, namespace: str = 
         ROS namespace under which the robot was recorded.
     progress : callable, optional
         Called now and then with the path of a bag, the messages read and their number.
+    use_cache : bool
+        Whether a bag that was read before, for the same robot spec, is not read again.
 
     Raises
     ------
@@ -184,34 +199,60 @@ def load_dataset(bags: Sequence[Path | str], robot: RobotSpec, namespace: str = 
     """
     episodes: list[Episode] = []
     losses: list[Losses] = []
-    seen: set[Path] = set()
-    for bag in bags:
-        if Path(bag).resolve() in seen:
-            raise BagError(f'{bag}: given twice. The copy would end up in training and holdout.')
-        seen.add(Path(bag).resolve())
-        segments, lost = read_bag(bag, robot, namespace, progress)
-        for segment in segments:
-            episodes += resample(segment, robot, lost)
+    read: dict[str, SourceBag] = {}
+    for bag in map(Path, bags):
+        check_bag(bag)
+        before = _stats(bag)
+        bag_hash = hash_bag(bag)
+        if bag_hash in read:
+            raise BagError(f'{bag}: given twice, also as {read[bag_hash].path}. The copy would '
+                           'end up in training and holdout.')
+        read[bag_hash] = SourceBag(str(bag), bag_hash)
+        key = cache_key(bag_hash, robot, namespace)
+        saved = load_episodes(key, str(bag)) if use_cache else None
+        if saved is not None and progress is not None:
+            progress(str(bag), 1, 1)
+        found, lost = saved or read_episodes(bag, robot, namespace, progress)
+        if _stats(bag) != before:
+            raise BagError(f'{bag}: changed while it was read. Stop what writes it, then try '
+                           'again.')
+        if use_cache and saved is None:
+            save_episodes(key, str(bag), found, lost)
+        episodes += found
         losses.append(lost)
-    dataset = Dataset(tuple(episodes), robot, tuple(losses))
+    dataset = Dataset(tuple(episodes), robot, tuple(losses), tuple(read.values()))
     if not dataset.num_transitions:
         raise BagError('\n'.join([
-            f'no transition in {", ".join(str(bag) for bag in bags) or "no bag"}: a transition '
+            f'no transition in {", ".join(map(str, bags)) or "no bag"}: a transition '
             'needs two observations one control period apart and a command before them.',
             *dataset.describe_losses()]))
     return dataset
 
 
-def _block_edges(num_steps: int) -> list[int]:
-    """Cut a number of steps into equal blocks of at most HOLDOUT_BLOCK_STEPS."""
-    num_blocks = -(-num_steps // HOLDOUT_BLOCK_STEPS)
-    return [round(i * num_steps / num_blocks) for i in range(num_blocks + 1)]
+def _stats(bag: Path) -> list[tuple[int, int]]:
+    return [(stat.st_size, stat.st_mtime_ns) for stat in map(Path.stat, bag_files(bag))]
 
 
-def _merge(edges: Sequence[int], flags: np.ndarray) -> list[tuple[bool, int, int]]:
-    """Join neighbouring blocks with the same flag into (flag, first step, one past the last)."""
-    merged = []
-    for flag, group in groupby(range(len(flags)), key=lambda block: bool(flags[block])):
-        members = list(group)
-        merged.append((flag, edges[members[0]], edges[members[-1] + 1]))
-    return merged
+def _by_bag(episodes: Iterable[Episode], bags: Sequence[str]) -> dict[str, list[Episode]]:
+    """Group episodes by the path of their bag, with which their source begins."""
+    grouped: dict[str, list[Episode]] = {bag: [] for bag in bags}
+    for episode in episodes:
+        grouped[max((bag for bag in bags if f'{episode.source}: '.startswith(f'{bag}: ')),
+                    key=len)].append(episode)
+    return grouped
+
+
+def _describe(bag: SourceBag, episodes: Sequence[Episode], held: Sequence[Episode],
+              dt_s: float) -> dict[str, Any]:
+    def span(episode: Episode) -> tuple[int, int]:
+        return episode.start_ns, episode.start_ns + round(episode.num_steps * dt_s * 1e9)
+
+    spans = [span(episode) for episode in episodes]
+    transitions = sum(episode.num_steps for episode in episodes)
+    path = Path(bag.path).resolve() if bag.hash else None
+    return {'bag': path.name if path else bag.path, 'path': str(path or ''), 'hash': bag.hash,
+            'start_ns': min(start_ns for start_ns, _ in spans),
+            'end_ns': max(end_ns for _, end_ns in spans),
+            'transitions': transitions, 'seconds': transitions * dt_s,
+            'held_out': [list(span(episode)) for episode in
+                         sorted(held, key=lambda episode: episode.start_ns)]}

@@ -3,29 +3,33 @@
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, UTC
+from itertools import chain
 import os
 from pathlib import Path
+from typing import Any
 
-from mcap.exceptions import McapError
 from mcap.reader import make_reader
 from mcap.records import Channel, Message, Schema
+from mcap.summary import Summary
 from mcap.writer import CompressionType, Writer
 import yaml
 
 from mbrl_ros.core.errors import BagError
+from mbrl_ros.core.files import replace_file, sync_folder
 from mbrl_ros.data.bag_metadata import (
     BagFile,
     BagTopic,
     custom_data,
     metadata_text,
+    ORIGINAL_SUFFIX,
+    Qos,
     read_metadata,
     RECOVERED_KEY,
-    replace_file,
-    sync_folder,
+    untold_originals,
 )
-from mbrl_ros.data.mcap_file import is_being_written, is_complete, salvage
-
-SUFFIX = '.truncated'
+from mbrl_ros.data.bag_reader import Progress
+from mbrl_ros.data.mcap_file import is_being_written, is_complete
+from mbrl_ros.data.salvage import salvage, Salvaged
 
 
 @dataclass(frozen=True)
@@ -64,75 +68,124 @@ class Recovery:
                 f'{"messages lost since the last flush only" if not lost else f"lost: {lost}"}')
 
 
-def recover(bag: Path | str) -> Recovery:
+def recover(bag: Path | str, progress: Progress | None = None) -> Recovery:
     """
-    Rewrite the truncated MCAP files of a bag, and its metadata.yaml.
+    Rewrite the MCAP files of a bag that are cut short or damaged, and its metadata.yaml.
 
     Parameters
     ----------
     bag : Path
         Folder; a metadata.yaml is not needed.
+    progress : callable, optional
+        Called now and then with the path, the bytes read and their number.
 
     Raises
     ------
     BagError
-        If there is no MCAP file, or it is being written right now.
+        If there is no MCAP file, it is being written right now, or cannot be replaced.
 
     Notes
     -----
     Originals are kept with the suffix `.truncated`. A bag that is whole is left alone, so the
-    verb can be repeated.
+    verb can be repeated. One that was killed is done again from the originals: what was lost can
+    be told only from them. Until metadata.yaml tells it, no reader takes the bag.
 
     """
-    bag = Path(bag)
+    try:
+        return _recover(Path(bag), progress)
+    except OSError as error:
+        raise BagError(f'{bag}: cannot be recovered: {error}. May you write into the folder, and '
+                       'is there room on the disk for a copy of the damaged files?') from error
+
+
+def _recover(bag: Path, progress: Progress | None) -> Recovery:
+    _undo_half(bag)
     files = sorted(bag.glob('*.mcap'), key=lambda file: (len(file.name), file.name))
     if not files:
         raise BagError(f'{bag}: no .mcap file to recover. For a sqlite3 bag try: '
                        f'ros2 bag reindex {bag}')
-    metadata = read_metadata(bag)
-    broken = [file for file in files if not is_complete(file)]
     if any(is_being_written(file) for file in files):
         raise BagError(f'{bag}: is still being recorded. Stop the recording first.')
+    metadata = _read_metadata(bag)
+    untold = untold_originals(bag, metadata)
+    broken = [file for file in files if file.name in untold] + _find_broken(
+        [file for file in files if file.name not in untold], progress)
     bytes_lost = sum(_rewrite(file) for file in broken)
     infos, topics, counts = _take_stock(files)
     flushed = {entry['topic_metadata']['name']: entry['message_count']
                for entry in (metadata or {}).get('topics_with_message_count', ())}
     missing = {topic: count - counts[topic] for topic, count in flushed.items()
                if count > counts[topic]}
-    result = Recovery(bag, tuple(file.with_name(file.name + SUFFIX) for file in broken),
+    result = Recovery(bag, tuple(_original(file) for file in broken),
                       dict(counts), bytes_lost, missing)
     if broken or metadata is None:
         custom = custom_data(metadata)
         if broken:
             custom[RECOVERED_KEY] = {
                 'text': result.describe().removeprefix(f'{bag}: '), 'bytes_lost': bytes_lost,
-                'missing': missing, 'at': datetime.now(UTC).isoformat()}
+                'missing': missing, 'at': datetime.now(UTC).isoformat(),
+                'files': sorted(untold_originals(bag, None))}
         replace_file(bag / 'metadata.yaml', metadata_text(
             infos, [(topic, counts[topic.name]) for topic in topics], custom,
             str((metadata or {}).get('ros_distro') or '')))
     return result
 
 
+def _read_metadata(bag: Path) -> dict[str, Any] | None:
+    """Return what metadata.yaml holds; one that is damaged is as good as none: it is rewritten."""
+    try:
+        metadata = read_metadata(bag)
+        custom_data(metadata)
+    except BagError:
+        return None
+    return metadata
+
+
+def _find_broken(files: list[Path], progress: Progress | None) -> list[Path]:
+    """Return the files that lack their end, or something in the middle."""
+    broken, before, total = [], 0, sum(file.stat().st_size for file in files)
+    for file in files:
+        lost = 0
+        for step in salvage(file):
+            lost += step.lost
+            if progress is not None:
+                progress(str(file.parent), before + step.position, total)
+        before += file.stat().st_size
+        if lost or not is_complete(file) or not _read_summary(file):
+            broken.append(file)
+    if progress is not None and files:
+        progress(str(files[0].parent), total, total)
+    return broken
+
+
 def _rewrite(file: Path) -> int:
-    """Replace a truncated file by what can be read of it; return the bytes that cannot."""
-    new = file.with_name(file.name + '.new')
+    """Replace a broken file by what can be read of it; return the bytes that cannot."""
+    new, original = file.with_name(file.name + '.new'), _original(file)
+    source = original if original.exists() else file
     lost = 0
     schemas: dict[int, int] = {}
     channels: dict[int, int] = {}
-    with file.open('rb') as source, new.open('wb') as target:
+    with new.open('wb') as target:
         writer = Writer(target, compression=CompressionType.LZ4)
         writer.start(profile='ros2', library='mbrl_ros recover')
-        for record, bytes_lost in salvage(source):
-            lost += bytes_lost
-            if isinstance(record, Schema) and record.id not in schemas:
-                schemas[record.id] = writer.register_schema(record.name, record.encoding,
-                                                            record.data)
-            elif isinstance(record, Channel) and record.id not in channels:
-                channels[record.id] = writer.register_channel(
-                    record.topic, record.message_encoding, schemas.get(record.schema_id, 0),
-                    record.metadata)
-            elif isinstance(record, Message):
-                if record.channel_id in channels:
+        # The topics that the end lists come first: the chunk that named them may be gone.
+        summary = _read_summary(source)
+        listed: list[Schema | Channel | Message] = []
+        if summary:
+            listed += [*summary.schemas.values(), *summary.channels.values()]
+        for step in chain([Salvaged(listed, 0, 0)], salvage(source)):
+            lost += step.lost
+            for record in step.records:
+                if isinstance(record, Schema):
+                    if record.id not in schemas:
+                        schemas[record.id] = writer.register_schema(record.name, record.encoding,
+                                                                    record.data)
+                elif isinstance(record, Channel):
+                    if record.id not in channels:
+                        channels[record.id] = writer.register_channel(
+                            record.topic, record.message_encoding,
+                            schemas.get(record.schema_id, 0), record.metadata)
+                elif record.channel_id in channels:
                     writer.add_message(channels[record.channel_id], record.log_time, record.data,
                                        record.publish_time, record.sequence)
                 else:  # the chunk that named its topic is gone
@@ -140,10 +193,36 @@ def _rewrite(file: Path) -> int:
         writer.finish()
         target.flush()
         os.fsync(target.fileno())
-    os.replace(file, file.with_name(file.name + SUFFIX))
+    if source == file:
+        try:
+            os.link(file, original)  # a second name: there is a file of each name at any moment
+        except OSError:  # a file system without links, as on a memory stick
+            os.replace(file, original)
     os.replace(new, file)
     sync_folder(file.parent)
     return lost
+
+
+def _original(file: Path) -> Path:
+    return file.with_name(file.name + ORIGINAL_SUFFIX)
+
+
+def _undo_half(bag: Path) -> None:
+    """Give originals their names back where a kill came before the repaired file had them."""
+    for original in bag.glob(f'*.mcap{ORIGINAL_SUFFIX}'):
+        file = original.with_name(original.name.removesuffix(ORIGINAL_SUFFIX))
+        if not file.exists():
+            os.replace(original, file)
+
+
+def _read_summary(file: Path) -> Summary | None:
+    """Return what the end of a file lists, None if that cannot be read."""
+    try:
+        with file.open('rb') as stream:
+            summary = make_reader(stream).get_summary()
+    except Exception:  # whatever a decoder makes of damaged bytes
+        return None
+    return summary if summary and summary.statistics else None
 
 
 def _take_stock(files: list[Path]) -> tuple[list[BagFile], list[BagTopic], Counter[str]]:
@@ -151,13 +230,10 @@ def _take_stock(files: list[Path]) -> tuple[list[BagFile], list[BagTopic], Count
     topics: dict[str, BagTopic] = {}
     counts: Counter[str] = Counter()
     for file in files:
-        with file.open('rb') as stream:
-            try:
-                summary = make_reader(stream).get_summary()
-            except McapError as error:
-                raise BagError(f'{file}: cannot be read after all: {error}') from error
+        summary = _read_summary(file)
         if summary is None or summary.statistics is None:
-            raise BagError(f'{file}: has no summary. Try: ros2 bag reindex {file.parent}')
+            raise BagError(f'{file}: cannot be read after all. Try: ros2 bag reindex '
+                           f'{file.parent}')
         statistics = summary.statistics
         infos.append(BagFile(file.name, statistics.message_start_time,
                              statistics.message_end_time, statistics.message_count))
@@ -166,6 +242,13 @@ def _take_stock(files: list[Path]) -> tuple[list[BagFile], list[BagTopic], Count
             schema = summary.schemas.get(channel.schema_id)
             topics.setdefault(channel.topic, BagTopic(
                 channel.topic, schema.name if schema else '',
-                channel.metadata.get('topic_type_hash', ''),
-                tuple(yaml.safe_load(channel.metadata.get('offered_qos_profiles', '')) or ())))
+                channel.metadata.get('topic_type_hash', ''), _read_qos(channel)))
     return infos, list(topics.values()), counts
+
+
+def _read_qos(channel: Channel) -> tuple[Qos, ...]:
+    try:
+        profiles = yaml.safe_load(channel.metadata.get('offered_qos_profiles', ''))
+        return tuple(dict(profile) for profile in profiles or ())
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError):
+        return ()  # nobody needs it to read the bag

@@ -6,14 +6,10 @@ from hashlib import sha256
 import os
 from pathlib import Path
 
+from mbrl_ros.core.paths import cache_dir
+
 SUFFIX = '.rollout'
 KEPT_FILES = 20
-
-
-def cache_dir() -> Path:
-    """Return where compiled graphs are kept: below $XDG_CACHE_HOME, by default ~/.cache."""
-    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(base) / 'mbrl_ros'
 
 
 def is_cached(ingredients: Iterable[bytes]) -> bool:

@@ -1,5 +1,6 @@
 """A tiny robot, its task and models with known arithmetic, for tests of several files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import spox.opset.ai.onnx.v21 as op
 
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
+from mbrl_ros.runtime import artifact
 from mbrl_ros.runtime.artifact import Artifact
 from mbrl_ros.runtime.surprise import Calibration, Scale, SIGNALS
 
@@ -95,3 +97,20 @@ def trust_dict(usual_up_to=1e6, steps=3):
 def artifact_of(model, robot, members, **changes):
     """A model as if it had been loaded from a file."""
     return Artifact(model, metadata_of(robot, members, **changes), 'hash', Path('dynamics.onnx'))
+
+
+def save_cart_model(folder, drag=0.9, std=0.05, data=None):
+    """
+    Write a model folder: two equal members, velocity *= drag, += 0.1 force.
+
+    Its metrics and its card tell of it.
+    """
+    robot = cart()
+    model = linear_model([[[1.0, 0.1], [0.0, drag]]] * 2, [[[0.0], [0.1]]] * 2, np.zeros((2, 2)),
+                         np.full((2, 2), std))
+    metadata = metadata_of(robot, 2, data=data or {'bags': []}, activation='silu')
+    folder.mkdir(parents=True, exist_ok=True)
+    model_hash = artifact.save(folder / 'dynamics.onnx', model, metadata)
+    (folder / 'metrics.json').write_text(json.dumps(metadata | {'hash': model_hash}))
+    (folder / 'card.md').write_text(f'drag {drag}, std {std}')
+    return artifact.load(folder / 'dynamics.onnx', robot)

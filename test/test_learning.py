@@ -17,7 +17,8 @@ from mbrl_ros.data.resample import Episode
 from mbrl_ros.learning import export
 from mbrl_ros.learning.config import Activation, TrainingConfig
 from mbrl_ros.learning.ensemble import Ensemble
-from mbrl_ros.learning.evaluation import evaluate, predict_fan
+from mbrl_ros.learning.evaluation import evaluate
+from mbrl_ros.learning.open_loop import predict_fan
 from mbrl_ros.learning.pipeline import train_model
 from mbrl_ros.learning.trainer import train
 from mbrl_ros.runtime import artifact
@@ -120,8 +121,8 @@ def test_the_same_seed_gives_the_same_weights_and_members_differ(trained):
 
 def test_bootstrap_differs_between_members(monkeypatch):
     # Equal weights at the start, one batch of everything: only the bootstrap tells members apart.
-    def equal_start(self, *arguments):
-        original(self, *arguments)
+    def equal_start(self, *arguments, **choices):
+        original(self, *arguments, **choices)
         with torch.no_grad():
             for weight in self.weights:
                 weight[:] = weight[:1].clone()
@@ -264,7 +265,12 @@ def test_the_whole_of_training_twice_gives_the_same_file(tmp_path):
                  'moments of the held-out data'):
         assert part in card
     assert {p.name for p in (tmp_path / 'one').iterdir()} == {
-        'dynamics.onnx', 'ensemble.npz', 'metrics.json', 'card.md', 'training.csv', 'quality.png'}
+        'dynamics.onnx', 'ensemble.npz', 'metrics.json', 'card.md', 'training.csv', 'run.json',
+        'report.html'}
+    assert loaded.metadata['card'] == card
+    html = (tmp_path / 'one' / 'report.html').read_text()
+    assert html.count('src="data:image/') == html.count('<img ') == 8
+    assert 'http' not in html
     warm = train_model(make_dataset(), config, 0, tmp_path / 'warm', tmp_path / 'one')
     assert warm.evaluation.nll['velocity'] < one.evaluation.nll['velocity']
     with pytest.raises(ModelError, match='warm start'):

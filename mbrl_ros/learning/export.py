@@ -24,6 +24,9 @@ def to_onnx(ensemble: Ensemble, state_size: int, action_size: int) -> onnx.Model
     """
     Build the graph `observation (E, N, S), action (E, N, A) -> mean, std (E, N, S)`.
 
+    Where they are learned, `reward (E, N)`, its mean, and `termination (E, N)`, a probability, are
+    further outputs.
+
     Feature map, normaliser, delta and log-variance bounds are inside, with as few nodes as they
     can be: the controller runs them at every step of every candidate. Scales are folded into the
     weights, and the bounds of the log-variance, which train as two softplus, are one quotient:
@@ -47,27 +50,56 @@ def to_onnx(ensemble: Ensemble, state_size: int, action_size: int) -> onnx.Model
     # The mean stays outside: in float32, a field far from zero would lose what it varies by.
     hidden = op.sub(op.concat([*features, action], axis=2), _floats(p['input_mean']))
     p['weights.0'] /= p['input_std'][:, None]
-    p[f'weights.{last}'][..., :state_size] *= p['target_std']
-    bias = p[f'biases.{last}']
-    bias[..., :state_size] *= p['target_std']
-    bias[..., :state_size] += p['target_mean']
-    p[f'weights.{last}'][..., state_size:] *= -1.0
-    bias[..., state_size:] = p['max_logvar'] - bias[..., state_size:]
+    blocks = _last_layer(ensemble, p, state_size)
+    p[f'weights.{last}'], p[f'biases.{last}'] = (
+        np.concatenate(side, axis=2) for side in zip(*blocks.values(), strict=True))
     for index in range(last + 1):
         product = op.matmul(hidden, _floats(p[f'weights.{index}']))
         hidden = op.add(product, _floats(p[f'biases.{index}']))
         if index != last:
             hidden = ACTIVATIONS[ensemble.activation](hidden)
-    mean, room = op.split(hidden, num_outputs=2, axis=2)
+    widths = [weight.shape[2] for weight, _ in blocks.values()]
+    found = dict(zip(blocks, op.split(hidden, _ints(widths), axis=2), strict=True)) \
+        if len(blocks) > 1 else {'mean': hidden}
     if p['is_delta'].any():
         kept = observation if p['is_delta'].all() \
             else op.mul(_floats(p['is_delta']), observation)
-        mean = op.add(mean, kept)
-    low, high = (_floats(np.exp(p[f'{side}_logvar']) * p['target_std'] ** 2)
-                 for side in ('min', 'max'))
-    above = op.div(high, op.add(op.exp(room), op.const(np.float32(1))))
-    std = op.sqrt(op.add(low, above))
-    return build({'observation': observation, 'action': action}, {'mean': mean, 'std': std})
+        found['mean'] = op.add(found['mean'], kept)
+    scale = p['target_std'][:state_size] * ensemble.std_factor.numpy()
+    if ensemble.probabilistic:
+        low, high = (_floats(np.exp(p[f'{side}_logvar'][..., :state_size]) * scale**2)
+                     for side in ('min', 'max'))
+        above = op.div(high, op.add(op.exp(found.pop('room')), op.const(np.float32(1))))
+        std = op.sqrt(op.add(low, above))
+    else:
+        constant = np.exp(0.5 * p['constant_logvar'][..., :state_size]) * scale
+        std = op.add(op.mul(observation, op.const(np.float32(0))), _floats(constant))
+    if ensemble.reward:
+        found['reward'] = op.squeeze(found['reward'], _ints([2]))
+    if ensemble.termination:
+        found['termination'] = op.sigmoid(op.squeeze(found['termination'], _ints([2])))
+    return build({'observation': observation, 'action': action},
+                 {'mean': found.pop('mean'), 'std': std, **found})
+
+
+def _last_layer(ensemble: Ensemble, p: dict[str, np.ndarray],
+                size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return weights and biases of each output, scales and offsets folded in."""
+    last, num_targets = len(ensemble.weights) - 1, len(p['target_std'])
+    weight, bias = p[f'weights.{last}'], p[f'biases.{last}']
+    weight[..., :num_targets] *= p['target_std']
+    bias[..., :num_targets] = bias[..., :num_targets] * p['target_std'] + p['target_mean']
+    columns = {'mean': slice(size)}
+    if ensemble.probabilistic:
+        room = slice(num_targets, num_targets + size)
+        columns['room'] = room
+        weight[..., room] *= -1.0
+        bias[..., room] = p['max_logvar'][..., :size] - bias[..., room]
+    if ensemble.reward:
+        columns['reward'] = slice(size, size + 1)
+    if ensemble.termination:
+        columns['termination'] = slice(weight.shape[2] - 1, None)
+    return {name: (weight[..., part], bias[..., part]) for name, part in columns.items()}
 
 
 def check(model: onnx.ModelProto, ensemble: Ensemble, state: np.ndarray,
@@ -88,7 +120,7 @@ def check(model: onnx.ModelProto, ensemble: Ensemble, state: np.ndarray,
     -------
     float
         Largest relative difference: of the mean to the largest value of its field, of the std to
-        the field's typical step.
+        the field's typical step, of the reward to its spread.
 
     Raises
     ------
@@ -101,14 +133,15 @@ def check(model: onnx.ModelProto, ensemble: Ensemble, state: np.ndarray,
         for a in (state, action))
     session = onnxruntime.InferenceSession(model.SerializeToString(),
                                            providers=['CPUExecutionProvider'])
-    found = session.run(['mean', 'std'], {'observation': observation, 'action': command})
     with torch.no_grad():
-        expected = ensemble(torch.from_numpy(observation), torch.from_numpy(command))
+        expected = ensemble.predict(torch.from_numpy(observation), torch.from_numpy(command))
+    found = session.run(list(expected), {'observation': observation, 'action': command})
     # The mean is the state plus a step: near float32's resolution the state sets its scale.
-    step = ensemble.arrays()['target_std']
-    scales = (np.maximum(step, np.abs(state).max(axis=0)), step)
-    error = max(float((np.abs(a - b.numpy()) / scale).max())
-                for a, b, scale in zip(found, expected, scales, strict=True))
+    step, reward_std = ensemble.step_std, ensemble.arrays()['target_std'][-1]
+    scales = {'mean': np.maximum(step, np.abs(state).max(axis=0)), 'std': step,
+              'reward': reward_std, 'termination': 1.0}
+    error = max(float((np.abs(array - expected[name].numpy()) / scales[name]).max())
+                for name, array in zip(expected, found, strict=True))
     if not error <= TOLERANCE:
         raise ModelError(f'export refused: ONNX Runtime and torch differ by {error:.2e} '
                          f'(allowed {TOLERANCE:.0e}). Please report this with the versions that '

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+import math
+import os
 
 import numpy as np
 import torch
@@ -12,13 +14,24 @@ from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.data.dataset import Windows
 from mbrl_ros.learning.config import TrainingConfig
 from mbrl_ros.learning.ensemble import Ensemble
+from mbrl_ros.learning.objective import Objective
+from mbrl_ros.learning.warm_start import load_weights
 
 Progress = Callable[[int, int, float], None]
+
+# Of a cycle of the learning rate: the share of its steps in which it rises, and the share of its
+# peak below which it never falls.
+RISE, FLOOR = 0.03, 0.02
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained ensemble (each member at its best weights) and how it got there."""
+    """
+    A trained ensemble (each member at its best weights) and how it got there.
+
+    `best_loss` (E,) is each member's loss one step ahead on the holdout, whatever `loss_steps`:
+    twice the negative log-likelihood without its constant, a mean over the fields.
+    """
 
     ensemble: Ensemble
     epochs: int
@@ -36,45 +49,55 @@ class Training:
     robot : RobotSpec
         Defines features and targets.
     training, holdout : Windows
-        In physical units.
+        Of `loss_steps` steps, in physical units.
     config : TrainingConfig
         Network and optimiser.
     seed : int
         Of initial weights, bootstrap and batches; the same data and seed give the same weights.
     warm_start : dict of arrays, optional
-        `Ensemble.arrays()` of an earlier model of the same shape. The normaliser is fitted anew.
+        `Ensemble.arrays()` of an earlier model of the same kind and shape. The normaliser is
+        fitted anew.
+    device : {'cpu', 'cuda', 'auto'}
+        Where the network is trained, see `choose_device`. All random numbers are drawn on the
+        CPU: they are the same on both.
 
     Raises
     ------
     ModelError
-        If the warm start has another shape.
+        If the data hold no labels for a head, or no window so long; the warm start has another
+        kind or shape; or there is no such device.
 
     """
 
     def __init__(self, robot: RobotSpec, training: Windows, holdout: Windows,
                  config: TrainingConfig, seed: int,
-                 warm_start: dict[str, np.ndarray] | None = None) -> None:
+                 warm_start: dict[str, np.ndarray] | None = None, device: str = 'cpu') -> None:
+        _check_windows(robot, training, holdout, config)
         self._config = config
+        self._device = choose_device(device)
         self._generator = torch.Generator().manual_seed(seed)
-        self.ensemble = Ensemble(robot, config.members, config.hidden_units,
-                                 config.logvar_bounds, self._generator, config.activation)
+        self.ensemble = Ensemble(
+            robot, config.members, config.hidden_units, config.logvar_bounds, self._generator,
+            config.activation, probabilistic=config.probabilistic, reward=config.reward_head,
+            termination=config.termination_head)
         if warm_start is not None:
-            _load(self.ensemble, warm_start)
-        states, actions = _tensor(training.states), _tensor(training.actions)
-        first = states[:, 0], actions[:, 0], states[:, 1]
-        self.ensemble.fit_normaliser(*first)
-        self._inputs = self.ensemble.features(first[0], first[1])
-        self._targets = self.ensemble.target(first[0], first[2])
-        held_states, held_actions = _tensor(holdout.states), _tensor(holdout.actions)
-        self._held_inputs = self.ensemble.features(
-            held_states[:, 0], held_actions[:, 0]).expand(config.members, -1, -1)
-        self._held_targets = self.ensemble.target(held_states[:, 0], held_states[:, 1])
+            load_weights(self.ensemble, warm_start)
+        self.ensemble.to(self._device)
+        self._objective = Objective(self.ensemble, config)
+        self._objective.fit_normaliser(training)
+        self._samples = self._objective.samples(training)
+        self._held_out = self._objective.samples(holdout)
         self._optimiser = torch.optim.Adam(_groups(self.ensemble, config),
-                                           lr=config.learning_rate, fused=True)
-        count, members = len(states), config.members
-        self._bootstrap = torch.randint(count, (members, count), generator=self._generator)
-        self._best_loss = torch.full((members,), torch.inf)
-        self._best_step = torch.zeros(members)
+                                           lr=config.learning_rate, betas=config.adam_betas,
+                                           fused=True)
+        count, members = len(self._samples), config.members
+        # A single network has nobody to differ from: it sees all data.
+        self._bootstrap = torch.arange(count)[None] if members == 1 \
+            else torch.randint(count, (members, count), generator=self._generator)
+        # `score` chooses the weights, `loss` is that of one step at the same weights.
+        self._best_score, self._best_loss = torch.full((2, members), torch.inf,
+                                                       device=self._device)
+        self._best_step = torch.zeros(members, device=self._device)
         self._best = {name: value.clone() for name, value in self.ensemble.state_dict().items()}
         self._step = 0
         self.history: list[dict[str, float]] = []
@@ -82,13 +105,26 @@ class Training:
     @property
     def most_steps(self) -> int:
         """Gradient steps after which training ends at the latest."""
-        return self._config.max_epochs * -(-len(self._inputs) // self._config.batch_size)
+        return self._most_epochs * self._batches
+
+    @property
+    def _most_epochs(self) -> int:
+        if self._config.cycle_steps is None:
+            return self._config.max_epochs
+        return -(-self._config.cycle_steps // self._batches)
+
+    @property
+    def _batches(self) -> int:
+        """Gradient steps of an epoch."""
+        return -(-len(self._samples) // self._config.batch_size)
 
     @property
     def is_done(self) -> bool:
-        """Whether no member gets better any more, or the epochs are used up."""
-        if len(self.history) >= self._config.max_epochs:
+        """Whether no member gets better any more, or the epochs or the cycle are used up."""
+        if len(self.history) >= self._most_epochs:
             return True
+        if self._config.cycle_steps is not None:
+            return False  # scores stand still while the learning rate is high, and fall with it
         patient = self._step - self._best_step < self._config.patience_steps
         return self._step >= self._config.min_steps and not bool(patient.any())
 
@@ -109,49 +145,150 @@ class Training:
         """
         members, count = self._bootstrap.shape
         order = torch.argsort(torch.rand(members, count, generator=self._generator), dim=1)
-        shuffled = torch.gather(self._bootstrap, 1, order)
+        shuffled = torch.gather(self._bootstrap, 1, order).to(self._device)
         for batch in shuffled.split(self._config.batch_size, dim=1):
-            self._optimiser.zero_grad(set_to_none=True)
-            mean, logvar = self.ensemble.normalised(self._inputs[batch])
-            loss = _loss(mean, logvar, self._targets[batch]).sum()
-            bounds = self.ensemble.max_logvar.sum() - self.ensemble.min_logvar.sum()
-            (loss + self._config.logvar_bound_weight * bounds).backward()
-            self._optimiser.step()
-            self._step += 1
-        with torch.no_grad():
-            held_loss = _loss(*self.ensemble.normalised(self._held_inputs), self._held_targets)
+            loss = self._gradient_step(batch)
+        held_loss, score = self._objective.holdout_losses(self._held_out)
         epoch = len(self.history) + 1
-        if not torch.isfinite(held_loss).all():
-            raise ModelError(f'training diverged in epoch {epoch}: holdout loss {held_loss}. '
+        if not torch.isfinite(score).all():
+            raise ModelError(f'training diverged in epoch {epoch}: holdout loss {score}. '
                              'Check the data with `mbrl-ros bag info`, or lower learning_rate.')
-        better = held_loss < self._best_loss - self._config.improvement
+        better = score < self._best_score - self._config.improvement
+        self._best_score = torch.where(better, score, self._best_score)
         self._best_loss = torch.where(better, held_loss, self._best_loss)
-        self._best_step = torch.where(better, torch.tensor(float(self._step)), self._best_step)
+        self._best_step = torch.where(better, float(self._step), self._best_step)
         for name, value in self.ensemble.named_parameters():
             self._best[name][better] = value.detach()[better]
         self.history.append({'epoch': epoch, 'step': self._step,
-                             'train_loss': loss.item() / members,
+                             'train_loss': float(loss) / members,
                              'holdout_loss': float(held_loss.mean()),
                              'best_loss': float(self._best_loss.mean())})
         return self.history[-1]
 
+    def _gradient_step(self, batch: Tensor) -> Tensor:
+        """Train on samples (E, B), and return the sum of the members' losses."""
+        ensemble = self.ensemble
+        learning_rate = self._learning_rate()
+        for group in self._optimiser.param_groups:
+            group['lr'] = learning_rate
+        self._optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(self._device, torch.bfloat16,
+                            enabled=self._config.precision == 'bf16'):
+            loss = self._objective.training_loss(self._samples, batch).sum()
+        total = loss
+        if ensemble.probabilistic:
+            bounds = ensemble.max_logvar.sum() - ensemble.min_logvar.sum()
+            total = loss + self._config.logvar_bound_weight * bounds
+        total.backward()
+        self._optimiser.step()
+        self._step += 1
+        return loss.detach()
+
+    def _learning_rate(self) -> float:
+        """
+        Return that of the next gradient step.
+
+        Notes
+        -----
+        Source of the cycle: Smith & Topin 2018, arXiv:1708.07120; falling as a cosine.
+
+        """
+        if self._config.cycle_steps is None:
+            return self._config.learning_rate
+        part = self._step / self.most_steps
+        share = part / RISE if part < RISE \
+            else 0.5 + 0.5 * math.cos(math.pi * (part - RISE) / (1.0 - RISE))
+        return self._config.learning_rate * max(share, FLOOR)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """
+        Return all that the rest of the run depends on, as plain arrays.
+
+        A `Training` of the same arguments that `restore` gives them back to goes on bit for bit.
+        """
+        found = {f'ensemble.{name}': value for name, value in self.ensemble.state_dict().items()}
+        found |= {f'best.{name}': value for name, value in self._best.items()}
+        for number, moments in self._optimiser.state_dict()['state'].items():
+            found |= {f'adam.{number}.{name}': value for name, value in moments.items()}
+        found |= {'bootstrap': self._bootstrap, 'generator': self._generator.get_state(),
+                  'best_score': self._best_score, 'best_loss': self._best_loss,
+                  'best_step': self._best_step}
+        arrays = {name: value.cpu().numpy().copy() for name, value in found.items()}
+        # Integers stay integers, and the order of the columns is kept.
+        columns = self.history[0] if self.history else {}
+        return arrays | {'step': np.array(self._step)} | {
+            f'history.{name}': np.array([row[name] for row in self.history]) for name in columns}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from what `state` gave, in a run of the same arguments."""
+        tensors: dict[str, dict[str, Tensor]] = {'ensemble': {}, 'best': {}, 'adam': {}}
+        columns: dict[str, list[float]] = {}
+        for key, array in state.items():
+            group, _, name = key.partition('.')
+            if group == 'history':
+                columns[name] = array.tolist()
+            elif group in tensors:
+                tensors[group][name] = self._tensor(array)
+        self.ensemble.load_state_dict(tensors['ensemble'])
+        self._best = tensors['best']
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors['adam'].items():
+            number, name = key.split('.')
+            moments.setdefault(int(number), {})[name] = value
+        self._optimiser.load_state_dict(self._optimiser.state_dict() | {'state': moments})
+        self._best_score, self._best_loss, self._best_step = (
+            self._tensor(state[name]) for name in ('best_score', 'best_loss', 'best_step'))
+        self._bootstrap = torch.from_numpy(state['bootstrap'].copy())
+        self._generator.set_state(torch.from_numpy(state['generator'].copy()))
+        self._step = int(state['step'])
+        self.history = [dict(zip(columns, row, strict=True))
+                        for row in zip(*columns.values(), strict=True)]
+
     def result(self) -> TrainingResult:
-        """Return the ensemble, each member at its best weights."""
-        self._best |= dict(self.ensemble.named_buffers())
+        """Return the ensemble, each member at its best weights, on the CPU."""
         self.ensemble.load_state_dict(self._best)
-        return TrainingResult(self.ensemble, len(self.history), self._step,
-                              self._best_loss.numpy(), self.history)
+        if not self.ensemble.probabilistic:
+            self.ensemble.constant_logvar.copy_(self._objective.residual_logvar(self._held_out))
+        return TrainingResult(self.ensemble.cpu(), len(self.history), self._step,
+                              self._best_loss.cpu().numpy(), self.history)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array.copy()).to(self._device)
+
+
+def choose_device(name: str) -> str:
+    """
+    Return the device of torch that 'cpu', 'cuda' or 'auto' (CUDA if there is one) stands for.
+
+    Raises
+    ------
+    ModelError
+        If there is no such device; the text says why.
+
+    """
+    if name not in ('auto', 'cpu', 'cuda'):
+        raise ModelError(f"device '{name}': allowed are auto, cpu and cuda.")
+    if name == 'cpu' or (name == 'auto' and not torch.cuda.is_available()):
+        return 'cpu'
+    if not torch.cuda.is_available():
+        why = f'this torch ({torch.__version__}) was built without CUDA' \
+            if torch.version.cuda is None else 'torch finds no CUDA device or driver'
+        raise ModelError(f'device cuda: {why}. Train with device cpu or auto, or install a torch '
+                         'with CUDA on a machine with an NVIDIA GPU.')
+    # cuBLAS is deterministic only with a workspace of fixed size, asked for before its first call.
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    return 'cuda'
 
 
 def train(robot: RobotSpec, training: Windows, holdout: Windows, config: TrainingConfig,
           seed: int, warm_start: dict[str, np.ndarray] | None = None,
-          progress: Progress | None = None) -> TrainingResult:
+          progress: Progress | None = None, device: str = 'cpu') -> TrainingResult:
     """
     Fit an ensemble to windows.
 
     Parameters
     ----------
-    robot, training, holdout, config, seed, warm_start
+    robot, training, holdout, config, seed, warm_start, device
         See `Training`.
     progress : callable, optional
         Called with (step, most steps, mean of the members' best holdout loss).
@@ -159,10 +296,10 @@ def train(robot: RobotSpec, training: Windows, holdout: Windows, config: Trainin
     Raises
     ------
     ModelError
-        If the warm start has another shape, or the loss stops being finite.
+        As `Training`, or if the loss stops being finite.
 
     """
-    run = Training(robot, training, holdout, config, seed, warm_start)
+    run = Training(robot, training, holdout, config, seed, warm_start, device)
     while not run.is_done:
         row = run.run_epoch()
         if progress is not None:
@@ -170,29 +307,35 @@ def train(robot: RobotSpec, training: Windows, holdout: Windows, config: Trainin
     return run.result()
 
 
-def _loss(mean: Tensor, logvar: Tensor, target: Tensor) -> Tensor:
-    """Return twice the Gaussian NLL without its constant, per member, mean over batch and S."""
-    return ((mean - target).square() * torch.exp(-logvar) + logvar).mean(dim=(1, 2))
+def _check_windows(robot: RobotSpec, training: Windows, holdout: Windows,
+                   config: TrainingConfig) -> None:
+    steps = config.loss_steps
+    for role, windows in (('training', training), ('holdout', holdout)):
+        if windows.actions.shape[1] != steps:
+            raise ValueError(f'{role} windows have {windows.actions.shape[1]} steps, loss_steps '
+                             f'is {steps}')
+        if not len(windows.actions):
+            raise ModelError(f'the {role} data hold no stretch of {steps} steps without a gap. '
+                             'Record for longer, or lower loss_steps.')
+    for name, wanted, values, held in (
+            ('reward', config.reward_head, training.rewards, holdout.rewards),
+            ('termination', config.termination_head, training.terminations,
+             holdout.terminations)):
+        if not wanted or (values is not None and held is not None):
+            continue
+        why = f"the robot spec '{robot.name}' does not say where it is reported. Add " \
+            f'`{name}: {{name, unit, topic, type, path}}` to it' \
+            if getattr(robot, name) is None else 'not all of the data hold it. Record its topic'
+        raise ModelError(f'{name}_head: there is no {name} to learn: {why}, or set {name}_head: '
+                         'false.')
 
 
 def _groups(ensemble: Ensemble, config: TrainingConfig) -> list[dict[str, object]]:
-    groups: list[dict[str, object]] = [
-        {'params': [weight], 'weight_decay': decay}
-        for weight, decay in zip(ensemble.weights, config.weight_decay, strict=True)]
-    rest = [*ensemble.biases, ensemble.min_logvar, ensemble.max_logvar]
-    return [*groups, {'params': rest, 'weight_decay': 0.0}]
-
-
-def _load(ensemble: Ensemble, arrays: dict[str, np.ndarray]) -> None:
-    shapes = {name: tuple(value.shape) for name, value in ensemble.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in arrays.items()}
-    if shapes != found:
-        different = [f'{name}: {found.get(name)} instead of {shape}'
-                     for name, shape in shapes.items() if found.get(name) != shape]
-        raise ModelError('warm start: the earlier model has another shape: '
-                         + '; '.join(different) + '. Train without a warm start.')
-    ensemble.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.asarray(array, dtype=np.float32))
+    """Return the parameters by weight decay: each group costs the optimiser a call."""
+    groups: dict[float, list[Tensor]] = {}
+    for weight, decay in zip(ensemble.weights, config.weight_decay, strict=True):
+        groups.setdefault(decay, []).append(weight)
+    groups.setdefault(0.0, []).extend(ensemble.biases)
+    if ensemble.probabilistic:
+        groups[0.0] += [ensemble.min_logvar, ensemble.max_logvar]
+    return [{'params': found, 'weight_decay': decay} for decay, found in groups.items()]

@@ -3,16 +3,17 @@
 from dataclasses import dataclass
 from hashlib import sha256
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from mbrl_ros.core.errors import ModelError
+from mbrl_ros.core.files import replace_file
 from mbrl_ros.core.robot import RobotSpec
 
 METADATA_KEY = 'mbrl_ros'
+HEADS = ('reward', 'termination')
 REQUIRED = ('signature', 'signature_hash', 'members', 'step_std', 'state_std', 'spread_p99',
             'horizon', 'trust')
 
@@ -25,7 +26,8 @@ class Artifact:
     Attributes
     ----------
     model : onnx.ModelProto
-        Graph `observation (E, N, S), action (E, N, A) -> mean, std (E, N, S)`.
+        Graph `observation (E, N, S), action (E, N, A) -> mean, std (E, N, S)`; further outputs are
+        `reward` and `termination (E, N)`, where they were learned.
     metadata : dict
         What the trainer said of it; see the model's card.
     hash : str
@@ -46,21 +48,25 @@ class Artifact:
         return int(self.metadata['members'])
 
 
-def save(path: Path, model: onnx.ModelProto, metadata: dict[str, Any]) -> str:
+def serialise(model: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:
     """
-    Write a model with its metadata, atomically, and return the file's SHA-256.
+    Return the bytes of a model file.
 
-    The bytes depend on the arguments alone, so equal training gives equal files.
+    They depend on the arguments alone, so equal training gives equal files.
     """
     model = onnx.ModelProto.FromString(model.SerializeToString())
     del model.metadata_props[:]
     model.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata, sort_keys=True))
     onnx.checker.check_model(model)
-    data = model.SerializeToString(deterministic=True)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def save(path: Path, model: onnx.ModelProto, metadata: dict[str, Any]) -> str:
+    """Write a model with its metadata, atomically, and return the file's SHA-256."""
+    data = serialise(model, metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix('.part')
-    part.write_bytes(data)
-    os.replace(part, path)
+    replace_file(path, data)
     return sha256(data).hexdigest()
 
 
@@ -120,9 +126,12 @@ def _check_interface(path: Path, model: onnx.ModelProto, metadata: dict[str, Any
     wanted = {'observation': (members, 'N', state), 'action': (members, 'N', action)}
     results = {'mean': (members, 'N', state), 'std': (members, 'N', state)}
     inputs, outputs = shapes(model.graph.input), shapes(model.graph.output)
-    if inputs != wanted or outputs != results:
+    heads = dict.fromkeys(HEADS, (members, 'N'))
+    further = {name: outputs[name] for name in outputs.keys() - results.keys()}
+    if inputs != wanted or outputs != results | further or not further.items() <= heads.items():
         raise ModelError(f'{path}: inputs {inputs} and outputs {outputs}; '
-                         f'expected inputs {wanted} and outputs {results}.')
+                         f'expected inputs {wanted} and outputs {results}, and none but {heads} '
+                         'beside them.')
 
 
 def _differences(model: Any, robot: Any, where: str = '') -> list[str]:

@@ -15,6 +15,7 @@ import warnings
 import ndonnx as ndx
 import numpy as np
 import onnx
+from onnx.utils import Extractor
 from spox import argument, build, inline, Tensor, Var
 import spox.opset.ai.onnx.v21 as op
 
@@ -133,7 +134,8 @@ def compile_rollout(artifact: Artifact, robot: RobotSpec, task: TaskSpec, partic
 
 def _step(artifact: Artifact, form: Form) -> Step:
     """Return the dynamics in the wanted form, as a function to build graphs with."""
-    model = artifact.model
+    # Heads are of no use here, and would be inlined at every step.
+    model = Extractor(artifact.model).extract_model(['observation', 'action'], ['mean', 'std'])
     if form.trunk == 'float16':
         model = halve(model)
     if form.split_members:

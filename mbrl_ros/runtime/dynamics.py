@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from mbrl_ros.runtime.artifact import HEADS
 from mbrl_ros.runtime.ort import open_ort
 
 
@@ -15,7 +16,7 @@ class Dynamics:
     Parameters
     ----------
     model : onnx.ModelProto
-        Graph `observation (E, N, S), action (E, N, A) -> mean, std (E, N, S)`.
+        Graph `observation (E, N, S), action (E, N, A) -> mean, std (E, N, S)`, and the heads.
     metadata : dict
         Of the same file; `members` and `step_std` (typical change in one step, (S,)) are used.
 
@@ -24,6 +25,8 @@ class Dynamics:
     def __init__(self, model: onnx.ModelProto, metadata: dict[str, Any]) -> None:
         self._session = open_ort(model.SerializeToString(),
                                  'CPUExecutionProvider')
+        outputs = {output.name for output in model.graph.output}
+        self.heads = tuple(name for name in HEADS if name in outputs)
         self.members = int(metadata['members'])
         self.step_std = np.array(metadata['step_std'])
 
@@ -43,13 +46,28 @@ class Dynamics:
             Of the next state.
 
         """
+        mean, std = self._session.run(['mean', 'std'], self._feeds(observation, action))
+        return mean, std
+
+    def predict_heads(self, observation: np.ndarray,
+                      action: np.ndarray) -> dict[str, np.ndarray]:
+        """
+        Return what the model has learned beside the state, each (E, N), by the name in `heads`.
+
+        `reward` is the mean of the step's reward, `termination` the probability that the step
+        ends the episode. Parameters as above.
+        """
+        found = self._session.run(list(self.heads), self._feeds(observation, action)) \
+            if self.heads else []
+        return dict(zip(self.heads, found, strict=True))
+
+    def _feeds(self, observation: np.ndarray, action: np.ndarray) -> dict[str, np.ndarray]:
         feeds = {}
         for name, array in (('observation', observation), ('action', action)):
             # Not broadcast_to, which takes as long as the network at N = 1: every tick does this.
             feeds[name] = np.empty((self.members, *array.shape[-2:]), np.float32)
             feeds[name][...] = array
-        mean, std = self._session.run(None, feeds)
-        return mean, std
+        return feeds
 
     def spread(self, mean: np.ndarray) -> np.ndarray:
         """

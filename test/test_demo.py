@@ -68,7 +68,7 @@ def test_train_evaluate_and_warm_start_from_the_bag_of_a_trial(driven, tmp_path)
     assert first.returncode == 0, first.stderr
     assert '200 transitions' in first.stdout
     assert {path.name for path in (tmp_path / 'a').iterdir()} >= {
-        'dynamics.onnx', 'card.md', 'metrics.json', 'quality.png', 'training.csv'}
+        'dynamics.onnx', 'card.md', 'metrics.json', 'report.html', 'training.csv'}
     mbrl('train', bag, '--config', config, '--output', tmp_path / 'b')
     assert (tmp_path / 'a/dynamics.onnx').read_bytes() == \
         (tmp_path / 'b/dynamics.onnx').read_bytes()
@@ -77,7 +77,12 @@ def test_train_evaluate_and_warm_start_from_the_bag_of_a_trial(driven, tmp_path)
     assert warm.returncode == 0, warm.stderr
     assert (tmp_path / 'c/dynamics.onnx').read_bytes() != \
         (tmp_path / 'a/dynamics.onnx').read_bytes()
-    scores = json.loads(mbrl('evaluate', tmp_path / 'a', bag, '--json').stdout)
+    result = mbrl('evaluate', tmp_path / 'a', bag, '--json', '--report', tmp_path / 'new.html')
+    assert 'trained on' in result.stderr
+    scores = json.loads(result.stdout)
+    html = (tmp_path / 'new.html').read_text()
+    assert html.count('src="data:image/') == html.count('<img ') == 7
+    assert f'Scored on {bag.name}' in html
     assert scores['transitions'] == 200
     assert set(scores['r2']) == {'slider_position', 'hinge_position', 'slider_velocity',
                                  'hinge_velocity'}

@@ -12,14 +12,13 @@ from PIL import Image
 from mbrl_ros.cli.trial import Trial
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.data.resample import Episode
-from mbrl_ros.learning.evaluation import evaluate, predict_fan
-from mbrl_ros.learning.plots import draw_k_step as draw_errors
+from mbrl_ros.learning import plots
+from mbrl_ros.learning.open_loop import k_step_errors, LONGEST_STEPS
 from mbrl_ros.runtime.artifact import Artifact
 from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.sim.mujoco_robot import MujocoRobot
 from mbrl_ros.sim.sketch import joint_positions, Sketch, sketch
 
-FAN_STEPS = 25
 STRIP_FRAMES = 8
 FRAME_STEP = 2
 
@@ -37,39 +36,16 @@ def draw_returns(figure: Figure, trials: list[Trial], gate: float | None) -> Non
 def draw_fans(figure: Figure, model: Artifact, robot: RobotSpec, episode: Episode,
               seed: int) -> None:
     """Draw predictions from several moments of an episode against what happened."""
-    steps = min(FAN_STEPS, episode.num_steps)
-    starts = np.arange(0, episode.num_steps - steps + 1, steps)
-    actions = np.stack([episode.actions[s:s + steps] for s in starts])
-    fan = predict_fan(Dynamics(model.model, model.metadata), episode.states[starts], actions,
-                      seed)
-    columns = 2 if len(robot.observation) > 1 else 1
-    grid = figure.subplots(-(-len(robot.observation) // columns), columns, squeeze=False)
-    time_s = np.arange(episode.num_steps + 1) * robot.dt_s
-    for index, (field, axes) in enumerate(zip(robot.observation, grid.flat, strict=False)):
-        axes.plot(time_s, episode.states[:, index], color='black', lw=1, label='actual')
-        for number, start in enumerate(starts):
-            path = fan[:, :, number, index]
-            when = time_s[start + 1:start + steps + 1]
-            mean, spread = path.mean(axis=1), 2.0 * path.std(axis=1)
-            axes.fill_between(when, mean - spread, mean + spread, color='tab:blue', alpha=0.3,
-                              lw=0)
-            axes.plot(when, mean, color='tab:blue', lw=1, label='' if number else 'foreseen')
-        low, high = episode.states[:, index].min(), episode.states[:, index].max()
-        room = 0.3 * (high - low) + 1e-6
-        axes.set(title=f'{field.name} [{field.unit}]', xlabel='time [s]',
-                 ylim=(low - room, high + room))
-    grid.flat[0].legend(fontsize='small')
+    plots.draw_fans(figure, Dynamics(model.model, model.metadata), robot, episode.states,
+                    episode.actions, seed)
 
 
-def draw_k_step(figure: Figure, model: Artifact, robot: RobotSpec, episode: Episode,
-                seed: int) -> None:
+def draw_k_step(figure: Figure, model: Artifact, episode: Episode, seed: int) -> None:
     """Draw the open-loop error on the trial that the model drove, which it was not trained on."""
-    scores = evaluate(Dynamics(model.model, model.metadata), robot,
-                      [(episode.states, episode.actions)],
-                      np.array(model.metadata['state_std']), FAN_STEPS, seed)
-    axes = figure.subplots()
-    draw_errors(axes, scores.k_step)
-    axes.set(title='')
+    k_step = k_step_errors(Dynamics(model.model, model.metadata),
+                           [(episode.states, episode.actions)],
+                           np.array(model.metadata['state_std']), LONGEST_STEPS, seed)
+    plots.draw_k_step(figure.subplots(), k_step)
 
 
 def draw_plan_times(figure: Figure, plan_ms: list[float], robot: RobotSpec,

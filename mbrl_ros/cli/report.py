@@ -1,24 +1,16 @@
 """The demo's report: one HTML file with every picture inside."""
 
-import base64
-from collections.abc import Callable
-from html import escape
-import io
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 from mbrl_ros.cli import pictures
 from mbrl_ros.cli.trial import Trial
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.data.dataset import load_dataset
+from mbrl_ros.learning.html_page import embed, page, picture, table
 from mbrl_ros.nodes.mpc_controller import ControllerParams
 from mbrl_ros.runtime import artifact
 
-STYLE = """body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}
-table{border-collapse:collapse}td,th{padding:.25em .8em;border-bottom:1px solid #ccc;
-text-align:right}img{max-width:100%}.met{color:#080}.missed{color:#b00}"""
 HEADINGS = ('trial', 'robot s', 'return', 'away m', 'holdout R2', 'error at 25', 'plan p50 ms',
             'plan p99 ms', 'ticks', 'missed')
 ANIMATION = 'best_trial.gif'
@@ -54,35 +46,29 @@ def write_report(output: Path, robot: RobotSpec, task: TaskSpec, trials: list[Tr
     if drawn is not None:
         animation, strip = drawn
         (output / ANIMATION).write_bytes(animation)
-        sections.append(('The best trial', _embed('gif', animation) + _embed('png', strip)))
+        sections.append(('The best trial', embed('gif', animation) + embed('png', strip)))
     sections += [
         ('Return against seconds of robot data',
-         _figure((8, 3.5), lambda f: pictures.draw_returns(f, trials, gate))),
+         picture((8, 3.5), lambda f: pictures.draw_returns(f, trials, gate))),
         ('What the model foresaw, and what happened',
          '<p>Open loop over 25 steps with the actions really taken; the band is two standard '
          'deviations of the particles.</p>'
-         + _figure((10, fans_height),
+         + picture((10, fans_height),
                    lambda f: pictures.draw_fans(f, model, robot, episode, seed))),
         ('Error of the model against the number of steps',
-         _figure((8, 3.5), lambda f: pictures.draw_k_step(f, model, robot, episode, seed))),
+         picture((8, 3.5), lambda f: pictures.draw_k_step(f, model, episode, seed))),
         ('Time of a plan',
-         _figure((8, 3.5), lambda f: pictures.draw_plan_times(
+         picture((8, 3.5), lambda f: pictures.draw_plan_times(
              f, best.plan_ms, robot, ControllerParams.model_fields['deadline'].default))),
     ]
     verdict, judged = '', ''
     if gate is not None:
         verdict = 'met' if best.total_return >= gate else 'missed'
         judged = f'; the gate of {gate:g} was {verdict}'
-    rows = ''.join('<tr>' + ''.join(f'<td>{cell}</td>' for cell in _cells(trial)) + '</tr>'
-                   for trial in trials)
-    html = (
-        f'<!doctype html><meta charset="utf-8"><title>{escape(task.name)}</title>'
-        f'<style>{STYLE}</style><h1>{escape(task.name)} on {escape(robot.name)}</h1>'
-        f'<p class="{verdict}">Best return {best.total_return:.1f}{judged}. Seed {seed}.</p>'
-        '<table><tr>' + ''.join(f'<th>{heading}</th>' for heading in HEADINGS) + f'</tr>{rows}'
-        '</table>' + ''.join(f'<h2>{title}</h2>{body}' for title, body in sections))
+    intro = f'<p class="{verdict}">Best return {best.total_return:.1f}{judged}. Seed {seed}.</p>'
     path = output / 'report.html'
-    path.write_text(html)
+    path.write_text(page(f'{task.name} on {robot.name}',
+                         intro + table(HEADINGS, map(_cells, trials)), sections))
     return path
 
 
@@ -93,15 +79,3 @@ def _cells(trial: Trial) -> list[str]:
             text(trial.final_distance_m, '.3f'), text(trial.holdout_r2, '.4f'),
             text(trial.holdout_error, '.3f'), text(trial.quantile_ms(0.5), '.1f'),
             text(trial.quantile_ms(0.99), '.1f'), str(trial.ticks), str(trial.missed_ticks)]
-
-
-def _figure(size: tuple[float, float], draw: Callable[[Figure], None]) -> str:
-    figure = Figure(figsize=size, layout='constrained')
-    draw(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png', dpi=110)
-    return _embed('png', buffer.getvalue())
-
-
-def _embed(kind: str, data: bytes) -> str:
-    return f'<p><img src="data:image/{kind};base64,{base64.b64encode(data).decode()}"></p>'

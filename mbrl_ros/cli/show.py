@@ -74,16 +74,22 @@ def measuring(console: Console) -> Iterator[Callable[[int, int, str], None]]:
 
 
 def scores(console: Console, robot: RobotSpec, evaluation: 'Evaluation', title: str) -> None:
-    """Print the scores of a model, a row a field."""
+    """Print the scores of a model, a row a field, and what they come to."""
     table = Table(title=f'{title} ({evaluation.transitions} transitions)')
-    for heading in ('field', 'unit', 'R2', 'NLL', 'in 95 % interval'):
+    for heading in ('field', 'unit', 'R2', 'NLL', 'in 95 % interval', 'calibration error'):
         table.add_column(heading, justify='left' if heading in {'field', 'unit'} else 'right')
     for field in robot.observation:
         table.add_row(field.name, field.unit, f'{evaluation.r2[field.name]:.4f}',
                       f'{evaluation.nll[field.name]:.2f}',
-                      f'{evaluation.coverage_95[field.name]:.0%}')
+                      f'{evaluation.coverage_95[field.name]:.0%}',
+                      f'{evaluation.calibration_error[field.name]:.3f}')
     console.print(table)
-    errors = {int(row['k']): row['error'] for row in evaluation.k_step}
-    console.print('open-loop error in state deviations: '
-                  + ', '.join(f'{errors[k]:.3g} at {k}' for k in (1, 5, 10, 25) if k in errors)
-                  + f'; recommended horizon {evaluation.horizon}')
+    rows = {int(row['k']): row for row in evaluation.k_step}
+    console.print('open-loop error in state deviations: ' + ', '.join(
+        f'{rows[k]["error"]:.3g} at {k}' for k in (1, 5, 10, 25) if k in rows)
+        + f' (95 % band of the last: {evaluation.k_step[-1]["low"]:.2g} to '
+          f'{evaluation.k_step[-1]["high"]:.2g}); recommended horizon {evaluation.horizon}')
+    known = {name: evaluation.doubt[key] for name, key in (
+        ('Spearman with the error', 'spearman'), ('AUROC out of distribution', 'auroc'))}
+    console.print('disagreement of the members: ' + ', '.join(
+        f'{name} ' + ('-' if value is None else f'{value:.2f}') for name, value in known.items()))

@@ -10,10 +10,16 @@ def render(metadata: dict[str, Any]) -> str:
     scores = metadata['holdout']
     rows = '\n'.join(
         f"| {field['name']} | {field['unit']} | {scores['r2'][field['name']]:.4f} | "
-        f"{scores['nll'][field['name']]:.2f} | {scores['coverage_95'][field['name']]:.0%} |"
+        f"{scores['nll'][field['name']]:.2f} | {scores['coverage_95'][field['name']]:.0%} | "
+        f"{scores['calibration_error'][field['name']]:.3f} | "
+        f"{scores['recalibration']['factor'][field['name']]:.2f} |"
         for field in metadata['signature']['observation'])
     steps = {int(row['k']): row for row in scores['k_step']}
-    errors = ', '.join(f"{steps[k]['error']:.3g} at {k}" for k in (1, 5, 10, 25) if k in steps)
+    errors = ', '.join(f"{steps[k]['error']:.2g} ({steps[k]['low']:.2g} to "
+                       f"{steps[k]['high']:.2g}) at {k}" for k in (1, 5, 10, 25) if k in steps)
+    doubt = ', '.join(
+        f'{name} ' + ('-' if scores['doubt'][key] is None else f"{scores['doubt'][key]:.2f}")
+        for name, key in (('Spearman with the error', 'spearman'), ('AUROC', 'auroc')))
     sources = '\n'.join(f"- {item['bag']}: {item['transitions']} transitions, "
                         f"{item['seconds']:.1f} s" for item in metadata['data']['bags'])
     losses = '\n'.join(f'- {line}' for line in metadata['data']['losses']) or '- nothing'
@@ -28,12 +34,15 @@ def render(metadata: dict[str, Any]) -> str:
 
 ## Scores on held-out data ({scores['transitions']} transitions)
 
-| field | unit | R2 of the change | NLL (N(0,1): 1.42) | inside 95 % interval |
-|---|---|---|---|---|
+| field | unit | R2 of the change | NLL (N(0,1): 1.42) | in 95 % | calibration error | std x |
+|---|---|---|---|---|---|---|
 {rows}
 
-Open-loop error in state deviations: {errors}. Recommended horizon: {metadata['horizon']} steps
-(error below 0.3).
+Open-loop error in state deviations, with its 95 % band: {errors}.
+Recommended horizon: {metadata['horizon']} steps (error up to 0.3).
+
+Disagreement of the members: {doubt} out of distribution
+({scores['doubt']['outside']}).
 
 ## Data
 

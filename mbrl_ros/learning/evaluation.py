@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.data.dataset import Dataset
+from mbrl_ros.learning.bound import bound_terms, model_error, policy_shift
+from mbrl_ros.learning.doubt import auroc, rank_correlation
+from mbrl_ros.learning.one_step import calibration_error, Episodes, LEVELS, OneStep
+from mbrl_ros.learning.open_loop import k_step_errors, LONGEST_STEPS, recommended_horizon
+from mbrl_ros.learning.recalibration import LEVEL_95, Recalibration
+from mbrl_ros.learning.region import action_shares, Region
 from mbrl_ros.runtime.artifact import Artifact
 from mbrl_ros.runtime.dynamics import Dynamics
 
-COVERAGE_95 = 1.959964  # a standard normal is inside +- this with probability 0.95
-PARTICLES_A_MEMBER = 10
-LONGEST_STEPS = 25
+SHOWN_LEVELS = slice(4, None, 5)  # 0.05, 0.10, ... 0.95
 
 
 @dataclass(frozen=True)
@@ -28,16 +33,32 @@ class Evaluation:
         Negative log-likelihood of the standardised change under the mixture of all members;
         1.419 is what N(0, 1) scores.
     coverage_95 : dict of str to float
-        Share of transitions inside the 95 % interval of the mixture.
+        Share of transitions inside the central 95 % interval of the mixture.
+    calibration_error : dict of str to float
+        Mean over the levels 0.01 to 0.99 of how far the share inside the mixture's central
+        interval of that level is from it.
+    overall : dict of str to float
+        Means over the fields: `nll`, `coverage_95`, `calibration_error`. In a mean, a field that
+        is too sure and one that is not sure enough do not cancel.
+    calibration : dict
+        The curve: `level` and, by field, the `observed` shares.
+    recalibration : dict, optional
+        `factor` on the std of each field that the graph holds, and the `overall` scores without
+        it. Where present, the scores above of a transition are those with factors fitted to the
+        other half of the data.
     k_step : list of dict
-        For k = 1, 2, ...: root mean square error of the mean open-loop prediction with the real
-        actions, in standard deviations of the state (`error`), and the mean predicted std in the
-        same unit (`predicted`).
+        For k = 1, 2, ...: error of the mean open-loop prediction with the real actions, in
+        standard deviations of the state; see `open_loop.k_step_errors`.
+    doubt : dict
+        `spearman` of the members' disagreement and the error, one step ahead; `auroc` of the
+        disagreement telling held-out inputs from others, and what those were (`outside`).
+    bound : dict
+        Terms of MBPO's bound, see `bound.bound_terms`.
     spread_p99 : float
         99th percentile of the members' one-step disagreement, in typical steps: the scale of the
         safety gate's trust limit.
     horizon : int
-        Largest k up to which the error stays below 0.3 state deviations, at least 1.
+        Largest k up to which the error stays within 0.3 state deviations, at least 1.
     transitions : int
         Held-out transitions.
 
@@ -46,7 +67,13 @@ class Evaluation:
     r2: dict[str, float]
     nll: dict[str, float]
     coverage_95: dict[str, float]
+    calibration_error: dict[str, float]
+    overall: dict[str, float]
+    calibration: dict[str, Any]
+    recalibration: dict[str, Any] | None
     k_step: list[dict[str, float]]
+    doubt: dict[str, Any]
+    bound: dict[str, Any]
     spread_p99: float
     horizon: int
     transitions: int
@@ -56,8 +83,10 @@ class Evaluation:
         return asdict(self)
 
 
-def evaluate(dynamics: Dynamics, robot: RobotSpec, episodes: Sequence[tuple[np.ndarray,
-             np.ndarray]], state_std: np.ndarray, longest: int, seed: int) -> Evaluation:
+def evaluate(dynamics: Dynamics, robot: RobotSpec, episodes: Episodes, state_std: np.ndarray,
+             longest: int, seed: int, *, region: Region | None = None,
+             recalibration: Recalibration | None = None, newest: np.ndarray | None = None,
+             outside: Episodes = ()) -> Evaluation:
     """
     Score a model on held-out episodes.
 
@@ -74,95 +103,81 @@ def evaluate(dynamics: Dynamics, robot: RobotSpec, episodes: Sequence[tuple[np.n
     longest : int
         Largest k of the open-loop error.
     seed : int
-        Of the particles.
+        Of particles, resamples and directions.
+    region : Region, optional
+        Where the training data lie; of a model that does not say, where these do.
+    recalibration : Recalibration, optional
+        What was fitted to these episodes and is in the graph.
+    newest : array, shape (N, A), optional
+        Actions of the newest policy, for epsilon_pi; else those of these episodes.
+    outside : sequence of (states, actions), optional
+        Real data that the model should not know; else states are made, see `Region.push_out`.
 
     """
-    state = np.concatenate([s[:-1] for s, _ in episodes])
-    next_state = np.concatenate([s[1:] for s, _ in episodes])
-    action = np.concatenate([a for _, a in episodes])
-    mean, std = (array.astype(float) for array in dynamics(state, action))
-    mixture = mean.mean(axis=0)
-    variance = np.mean(std**2 + mean**2, axis=0) - mixture**2
-    error = next_state - mixture
-    change = next_state - state
-    still = change.var(axis=0) < 1e-12
-    square = np.mean(error**2, axis=0)
-    # A field that never changed has nothing to explain: 1 if that was foreseen, else 0.
-    r2 = np.where(still, (square < 1e-12).astype(float),
-                  1.0 - square / np.where(still, 1.0, change.var(axis=0)))
-    # The mixture's density, in the unit of a typical step so that fields compare.
-    log_density = (-0.5 * ((next_state - mean) / std) ** 2 - np.log(std / dynamics.step_std)
-                   - 0.5 * np.log(2 * np.pi))
-    nll = -(np.logaddexp.reduce(log_density, axis=0) - np.log(dynamics.members)).mean(axis=0)
-    inside = np.abs(error) <= COVERAGE_95 * np.sqrt(np.maximum(variance, 0.0))
-    k_step = _open_loop(dynamics, episodes, state_std, longest, seed)
-    # One more good k after a bad one is luck: a plan passes through every step before its last.
-    bad = [int(row['k']) for row in k_step if not row['error'] <= 0.3]
+    one = OneStep.predict(dynamics, episodes)
+    region = region or Region.of(robot, one.state, one.action)
+    honest = one if recalibration is None else recalibration.score_honestly(one)
+    nll, coverage = honest.nll().mean(axis=0), honest.coverage()
+    curve = {name: np.round(observed, 4).tolist()
+             for name, observed in zip(robot.state_names, coverage[SHOWN_LEVELS].T, strict=True)}
+    k_step = k_step_errors(dynamics, episodes, state_std, longest, seed)
+    spread = dynamics.spread(one.mean)
+    error = np.sqrt(((one.error() / dynamics.step_std) ** 2).mean(axis=1))
+    epsilon_pi = policy_shift(region.actions,
+                              action_shares(robot, one.action if newest is None else newest))
     return Evaluation(
-        r2=_named(robot, r2), nll=_named(robot, nll),
-        coverage_95=_named(robot, inside.mean(axis=0)), k_step=k_step,
-        spread_p99=float(np.quantile(dynamics.spread(mean), 0.99)),
-        horizon=max(1, min(bad, default=len(k_step) + 1) - 1), transitions=len(state))
+        r2=_named(robot, one.r2()), nll=_named(robot, nll),
+        coverage_95=_named(robot, coverage[LEVEL_95]),
+        calibration_error=_named(robot, calibration_error(coverage)), overall=_overall(honest),
+        calibration={'level': LEVELS[SHOWN_LEVELS].tolist(), 'observed': curve},
+        recalibration=None if recalibration is None else {
+            'factor': _named(robot, recalibration.factor),
+            'without': _overall(recalibration.undo(one))},
+        k_step=k_step,
+        doubt={'spearman': rank_correlation(spread, error),
+               **_tell_apart(dynamics, robot, one, region, outside, seed)},
+        bound=bound_terms(model_error(one.error(), state_std), epsilon_pi, len(k_step)),
+        spread_p99=float(np.quantile(spread, 0.99)), horizon=recommended_horizon(k_step),
+        transitions=len(one.state))
 
 
-def evaluate_model(model: Artifact, robot: RobotSpec, dataset: Dataset,
-                   seed: int) -> Evaluation:
-    """Score a model file on all episodes of a dataset it should not have seen."""
-    return evaluate(Dynamics(model.model, model.metadata), robot,
-                    [(e.states, e.actions) for e in dataset.episodes],
-                    np.array(model.metadata['state_std']), LONGEST_STEPS, seed)
-
-
-def predict_fan(dynamics: Dynamics, start: np.ndarray, actions: np.ndarray,
-                seed: int) -> np.ndarray:
+def evaluate_model(model: Artifact, robot: RobotSpec, dataset: Dataset, seed: int,
+                   outside: Dataset | None = None) -> Evaluation:
     """
-    Predict open loop with trajectory sampling (TS-infinity).
+    Score a model file on all episodes of a dataset it should not have seen.
 
-    Parameters
-    ----------
-    dynamics : Dynamics
-        The exported model: what is scored is what will drive.
-    start : array, shape (N, S)
-        First states.
-    actions : array, shape (N, H, A)
-        Actions that were really taken.
-    seed : int
-        Of the particles.
-
-    Returns
-    -------
-    array, shape (H, K, N, S)
-        Particles after each step, K = 10 a member.
-
+    `outside`: data that it should not know, to see whether its members disagree there.
     """
-    generator = np.random.default_rng(seed)
-    count, horizon, _ = actions.shape
-    current = np.repeat(start, PARTICLES_A_MEMBER, axis=0)
-    commands = np.repeat(actions, PARTICLES_A_MEMBER, axis=0)
-    path = []
-    for step in range(horizon):
-        mean, std = dynamics(current, commands[:, step])
-        current = mean + std * generator.standard_normal(mean.shape, dtype=np.float32)
-        by_start = current.reshape(dynamics.members, count, PARTICLES_A_MEMBER, -1)
-        path.append(by_start.transpose(0, 2, 1, 3).reshape(-1, count, start.shape[1]))
-    return np.stack(path)
+    region = model.metadata.get('region')
+    return evaluate(Dynamics(model.model, model.metadata), robot, pairs(dataset),
+                    np.array(model.metadata['state_std']), LONGEST_STEPS, seed,
+                    region=None if region is None else Region.from_dict(region),
+                    outside=() if outside is None else pairs(outside))
 
 
-def _open_loop(dynamics: Dynamics, episodes: Sequence[tuple[np.ndarray, np.ndarray]],
-               state_std: np.ndarray, longest: int, seed: int) -> list[dict[str, float]]:
-    horizon = min(longest, max(len(actions) for _, actions in episodes))
-    starts, futures, commands = [], [], []
-    for states, actions in episodes:
-        for first in range(len(actions) - horizon + 1):
-            starts.append(states[first])
-            futures.append(states[first + 1:first + horizon + 1])
-            commands.append(actions[first:first + horizon])
-    fan = predict_fan(dynamics, np.array(starts), np.array(commands), seed)
-    truth = np.array(futures).transpose(1, 0, 2)
-    error = np.sqrt((((fan.mean(axis=1) - truth) / state_std) ** 2).mean(axis=(1, 2)))
-    predicted = np.sqrt((fan.var(axis=1) / state_std**2).mean(axis=(1, 2)))
-    return [{'k': k + 1, 'error': float(error[k]), 'predicted': float(predicted[k])}
-            for k in range(horizon)]
+def pairs(dataset: Dataset) -> Sequence[tuple[np.ndarray, np.ndarray]]:
+    """Return states and actions of each episode."""
+    return [(episode.states, episode.actions) for episode in dataset.episodes]
+
+
+def _tell_apart(dynamics: Dynamics, robot: RobotSpec, one: OneStep, region: Region,
+                outside: Episodes, seed: int) -> dict[str, Any]:
+    inside = dynamics.spread(one.mean)
+    if outside:
+        strange = dynamics.spread(OneStep.predict(dynamics, outside).mean)
+        return {'auroc': auroc(inside, strange), 'outside': 'the data given'}
+    pushed = region.push_out(robot, one.state, seed)
+    if pushed is None:
+        return {'auroc': None, 'outside': 'no field to push: all are angles or ignored'}
+    strange = dynamics.spread(dynamics(pushed, one.action)[0].astype(float))
+    return {'auroc': auroc(inside, strange),
+            'outside': 'states pushed half the range of the training data beyond it'}
+
+
+def _overall(one: OneStep) -> dict[str, float]:
+    coverage = one.coverage()
+    return {'nll': float(one.nll().mean()), 'coverage_95': float(coverage[LEVEL_95].mean()),
+            'calibration_error': float(calibration_error(coverage).mean())}
 
 
 def _named(robot: RobotSpec, values: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """Actuation delay of the simulated cart-pole: what compensation saves, what the estimate finds."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,32 +8,25 @@ from typing import Any
 import numpy as np
 
 from mbrl_ros.bench.machine import describe_machine
+from mbrl_ros.bench.returns import drive_episode, Report
 from mbrl_ros.control import exploration
-from mbrl_ros.control.build import build_pilot, PilotConfig
-from mbrl_ros.control.latch import Latch
-from mbrl_ros.control.tick import Observation
 from mbrl_ros.core.message_path import MessagePath
 from mbrl_ros.core.paths import find_model
 from mbrl_ros.core.robot import JOINT_STATE, load_robot, RobotSpec
 from mbrl_ros.core.task import load_task
-from mbrl_ros.costs import CostFunction
 from mbrl_ros.data.bag_metadata import typestore
 from mbrl_ros.data.bag_writer import BagWriter
 from mbrl_ros.data.dataset import load_dataset
 from mbrl_ros.data.delay import DelayEstimate, estimate_delay
-from mbrl_ros.planning import config_class, load_planning
 from mbrl_ros.sim.command_delay import CommandDelay
 from mbrl_ros.sim.mujoco_robot import MujocoRobot
 
-ROBOT, TASK, PLANNER = 'cartpole', 'cartpole_swingup', 'cem'
+ROBOT, TASK = 'cartpole', 'cartpole_swingup'
 DELAYS = (0, 1, 2, 3)
 SEEDS, QUICK_SEEDS = 5, 1
-MAX_SPREAD = 20.0  # the controller's default
 RECORD_SECONDS = 60.0
 LEAST_SHARE, MOST_ERROR = 0.9, 0.5
 ARRAY = 'std_msgs/msg/Float64MultiArray'
-
-Report = Callable[[int, int, str], None]  # done, of how many, what
 
 
 def bench(quick: bool, report: Report) -> dict[str, Any]:
@@ -97,7 +89,7 @@ def bench(quick: bool, report: Report) -> dict[str, Any]:
 
 def drive(seed: int, injected_steps: int, compensated_steps: int) -> float:
     """
-    Drive one episode in lock-step, without ROS, by what drives the controller node.
+    Drive one episode of the cart-pole with the shipped model; see `returns.drive_episode`.
 
     Parameters
     ----------
@@ -115,24 +107,8 @@ def drive(seed: int, injected_steps: int, compensated_steps: int) -> float:
 
     """
     robot = load_robot(ROBOT)
-    task, planning = load_task(TASK, robot), load_planning(PLANNER)
-    settings = config_class(planning.planner).model_validate(planning.params)
-    built = build_pilot(robot, task, PilotConfig(
-        model=find_model(ROBOT), signal='', planner=planning.planner, source_config=settings,
-        rollout=planning.rollout, provider='cpu', precision='', delay_steps=compensated_steps,
-        deadline_s=None, max_spread=MAX_SPREAD, seed=seed), Latch())
-    body, line = MujocoRobot(robot), CommandDelay(injected_steps, robot.safe_value)
-    body.reset(np.random.default_rng(1000 + seed))
-    cost, total = CostFunction(task, robot), 0.0
-    try:
-        for _ in range(task.episode_steps):
-            command = built.pilot.tick(Observation(body.state())).verdict.command
-            acting = line.push(command)
-            body.step(acting)
-            total -= float(task.weights @ cost.terms(body.state(), acting, task.goal_values))
-    finally:
-        built.close()
-    return total
+    return drive_episode(find_model(ROBOT), robot, load_task(TASK, robot), seed, injected_steps,
+                         compensated_steps)
 
 
 def record(bag: Path, seed: int, delay_steps: int, seconds: float = RECORD_SECONDS) -> Path:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mbrl_ros import __version__
-from mbrl_ros.cli import bag, bench, demo, doctor, evaluate, replay, train
+from mbrl_ros.cli import bag, bench, demo, doctor, evaluate, promote, replay, train
 from mbrl_ros.core.errors import MbrlError
 
 app = typer.Typer(
@@ -41,6 +41,8 @@ def _root(version: Annotated[bool, typer.Option(
 app.command('demo')(demo.demo)
 app.command('train')(train.train)
 app.command('evaluate')(evaluate.evaluate)
+app.command('promote')(promote.promote)
+app.command('rollback')(promote.rollback)
 app.command('replay')(replay.replay)
 app.command('doctor')(doctor.doctor)
 app.add_typer(bag.app, name='bag')

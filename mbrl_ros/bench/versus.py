@@ -68,7 +68,7 @@ def versus(json_path: Path | None, console: Console) -> Results:
     """
     began = time.perf_counter()
     client = load_client()
-    python = _environment(client, console)
+    python = environment(client, console)
     results: Results = {'machine': describe_machine()}
     with TemporaryDirectory(prefix='mbrl_ros_') as folder, own_cache():
         with console.status('train 5 x (4 x 200) SiLU on 64 s of random motion'):
@@ -115,7 +115,8 @@ def _footprint() -> Results:
     return {f'controller_{name}': value for name, value in vars(found).items()}
 
 
-def _environment(client: ModuleType, console: Console) -> Path:
+def environment(client: ModuleType, console: Console) -> Path:
+    """Return the Python of mbrl-lib's environment, made first where there is none."""
     folder = Path(mbrl_ros.__file__).parents[1] / '.venv-mbrl-lib'
     try:
         python: Path = client.environment(

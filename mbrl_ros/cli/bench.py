@@ -1,11 +1,12 @@
 """`mbrl-ros bench`: what this machine makes of plans."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TYPE_CHECKING
 
 import typer
 
+from mbrl_ros.cli.bench_data import data
+from mbrl_ros.cli.bench_train import Rival, train
 from mbrl_ros.cli.loop import loop
 from mbrl_ros.cli.tune import tune
 from mbrl_ros.core.errors import MbrlError
@@ -16,12 +17,6 @@ if TYPE_CHECKING:
 OUTPUT = Path('out/bench')
 
 app = typer.Typer(no_args_is_help=True, help='Measure plans on this machine.')
-
-
-class Rival(StrEnum):
-    """What plans can be compared with."""
-
-    MBRL_LIB = 'mbrl-lib'
 
 
 @app.command()
@@ -111,7 +106,9 @@ def delay(
     raise typer.Exit(int(not result['is_met']))
 
 
+app.command('data')(data)
 app.command('loop')(loop)
+app.command('train')(train)
 app.command('tune')(tune)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / 'requirements.txt'
-WORKER = HERE / 'worker.py'
+WORKER = HERE / 'worker'  # a folder, so that -I finds what is in it
 TORCH = 'torch==2.13.0'
 MBRL = 'mbrl==0.2.0'
 TAIL_LINES = 20
@@ -72,14 +72,14 @@ def environment(folder: Path, log: Callable[[str], None]) -> Path:
 
 class MbrlLib:
     """
-    mbrl-lib's PETS on an ensemble of ours, in a process of its own; use it in a `with`.
+    mbrl-lib in a process of its own; use it in a `with`.
 
     Parameters
     ----------
     python : Path
         Of mbrl-lib's environment.
-    weights_path : Path
-        Ensemble.arrays() as an .npz file.
+    weights_path : Path, optional
+        Ensemble.arrays() as an .npz file: what it is to plan with.
     threads : int
         Of torch.
     device : {'cpu', 'cuda'}
@@ -87,10 +87,11 @@ class MbrlLib:
 
     """
 
-    def __init__(self, python: Path, weights_path: Path, threads: int,
+    def __init__(self, python: Path, weights_path: Path | None, threads: int,
                  device: str = 'cpu') -> None:
         # -I: our PYTHONPATH (ROS sets one) must not leak into its environment.
-        self._command = [str(python), '-I', str(WORKER), str(weights_path), str(threads),
+        weights = [] if weights_path is None else ['--weights', str(weights_path)]
+        self._command = [str(python), '-I', str(WORKER), str(threads), *weights,
                          '--device', device]
 
     def __enter__(self) -> Self:
@@ -134,7 +135,7 @@ class MbrlLib:
         return answer
 
     def info(self) -> dict[str, Any]:
-        """Return its versions, its budget and the sizes of its model."""
+        """Return versions, threads, device; with weights the budget and its model's sizes."""
         return self._ask(do='info')
 
     def plan(self, state: np.ndarray, seed: int, **budget: int) -> tuple[float, np.ndarray]:
@@ -176,6 +177,62 @@ class MbrlLib:
             Minus its accumulated rewards.
 
         """
+        path = self._save(state=state, actions=actions, noise=noise)
+        return np.array(self._ask(do='costs', file=path)['costs'])
+
+    def data(self, arrays: dict[str, np.ndarray], members: int,
+             seed: int) -> dict[str, float]:
+        """
+        Give it data, for which it makes an untrained model.
+
+        Parameters
+        ----------
+        arrays : dict
+            training_states (N, S), training_actions (N, A), training_next_states (N, S), and the
+            same of the holdout.
+        members : int
+            Networks.
+        seed : int
+            Of everything random.
+
+        Returns
+        -------
+        dict
+            Its settings: learning rate, weight decay, batch size, epochs, patience.
+
+        """
+        return self._ask(do='data', file=self._save(**arrays), members=members,
+                         seed=seed)['settings']
+
+    def epochs(self, number: int) -> np.ndarray:
+        """Train for epochs; return the times [s] of all but the first, shape (number - 1,)."""
+        return np.array(self._ask(do='epochs', number=number)['seconds'])
+
+    def fit(self, capped: bool) -> tuple[float, int, np.ndarray, np.ndarray]:
+        """
+        Train an untrained model on its own schedule.
+
+        Parameters
+        ----------
+        capped : bool
+            Whether the epochs its configuration allows to one call end it, or its patience alone.
+
+        Returns
+        -------
+        seconds : float
+            By the worker's clock.
+        epochs : int
+            How many there were.
+        mean, std : array, shapes (E, N, S)
+            Of the changes in the holdout, in physical units.
+
+        """
+        path = Path(self._folder.name) / 'answer.npz'
+        answer = self._ask(do='fit', capped=capped, file=str(path))
+        with np.load(path) as arrays:
+            return answer['seconds'], answer['epochs'], arrays['mean'], arrays['std']
+
+    def _save(self, **arrays: np.ndarray) -> str:
         path = Path(self._folder.name) / 'request.npz'
-        np.savez(path, state=state, actions=actions, noise=noise)
-        return np.array(self._ask(do='costs', file=str(path))['costs'])
+        np.savez(path, **arrays)
+        return str(path)

@@ -1,32 +1,13 @@
-"""
-mbrl-lib's PETS on our ensemble, served one JSON object a line: run by mbrl-lib's own environment.
+"""mbrl-lib's PETS on our ensemble: plans, and costs of given candidates."""
 
-Start: worker.py WEIGHTS.npz THREADS [--device cpu|cuda]. Requests, and what they answer:
-
-- {"do": "info"}: versions, budget, sizes of the model;
-- {"do": "plan", "state": [...], "seed": n} with any of "population", "particles", "horizon" and
-  "iterations": {"seconds": t, "actions": [[...], ...]}, one plan from a cold start;
-- {"do": "costs", "file": "x.npz"} with arrays state (S,), actions (P, H, A), noise (H, K, S):
-  {"costs": [...]}, with our random numbers instead of its own.
-
-A request that fails answers {"error": "..."}.
-"""
-
-import argparse
 from contextlib import contextmanager
 from copy import deepcopy
-from importlib.metadata import version
-import json
-import os
-from pathlib import Path
-import platform
-import sys
 import time
 from types import SimpleNamespace
 from unittest import mock
 
+from configuration import configuration
 from gymnasium.spaces import Box
-import mbrl
 from mbrl.env.pets_cartpole import CartPoleEnv
 from mbrl.env.reward_fns import cartpole_pets
 from mbrl.env.termination_fns import no_termination
@@ -45,36 +26,6 @@ WARM_UP = {'population': 20, 'particles': 5, 'horizon': 2, 'iterations': 1}
 FORCE_LIMIT = 3.0
 # From state to our features: these fields, then sine and cosine of the hinge.
 LINEAR, HINGE = [0, 2, 3], 1
-
-
-def configuration(device):
-    """
-    Compose mbrl-lib's configuration of PETS on the cart-pole, from its own files.
-
-    The features are those of its paper version, the budget is that of `pets_cartpole`.
-    """
-    def read(name):
-        return OmegaConf.load(Path(mbrl.__file__).parent / 'examples/conf' / f'{name}.yaml')
-
-    config = OmegaConf.create({
-        'device': device, 'debug_mode': False, 'algorithm': read('algorithm/pets'),
-        'dynamics_model': read('dynamics_model/gaussian_mlp_ensemble'),
-        'overrides': read('overrides/pets_cartpole'),
-        # Its action_optimizer/cem.yaml is missing from the package on PyPI: this is the wiring
-        # of that file, whose numbers are all in the overrides.
-        'action_optimizer': {
-            '_target_': 'mbrl.planning.CEMOptimizer', 'lower_bound': '???', 'upper_bound': '???',
-            'num_iterations': '${overrides.cem_num_iters}',
-            'elite_ratio': '${overrides.cem_elite_ratio}',
-            'population_size': '${overrides.cem_population_size}',
-            'alpha': '${overrides.cem_alpha}', 'device': '${device}',
-            'clipped_normal': '${overrides.cem_clipped_normal}', 'return_mean_elites': True}})
-    paper = read('overrides/pets_cartpole_paper_version')
-    config.overrides.obs_process_fn = paper.obs_process_fn
-    # Written for a Hydra that built only what it was asked for: newer ones build the parts too.
-    config.algorithm.agent['_recursive_'] = False
-    config.dynamics_model['_recursive_'] = False
-    return config
 
 
 def input_order():
@@ -211,40 +162,9 @@ class Planner:
     def info(self):
         """Say what runs."""
         model = self._wrapper.model
-        packages = ('mbrl', 'torch', 'numpy', 'gymnasium', 'hydra-core', 'omegaconf')
-        versions = {name: version(name) for name in packages}
-        return {'versions': {'python': platform.python_version(), **versions},
-                'budget': {name: OmegaConf.select(self._config, key)
+        return {'budget': {name: OmegaConf.select(self._config, key)
                            for name, key in BUDGET.items()},
                 'members': len(model), 'elites': len(model.elite_models),
                 'hidden_layers': len(model.hidden_layers),
                 'hidden_width': model.hidden_layers[0][0].out_size,
-                'propagation': model.propagation_method,
-                'device': str(model.device), 'threads': torch.get_num_threads()}
-
-
-def main():
-    """Serve requests until the input ends."""
-    parser = argparse.ArgumentParser(description='Serve mbrl-lib on stdin and stdout.')
-    parser.add_argument('weights', type=Path)
-    parser.add_argument('threads', type=int)
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
-    options = parser.parse_args()
-    # Answers keep the real output to themselves; what a library prints goes where errors go.
-    answers = os.fdopen(os.dup(1), 'w')
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    torch.set_num_threads(options.threads)
-    planner = Planner(options.weights, options.device)
-    verbs = {name: getattr(planner, name) for name in ('info', 'plan', 'costs')}
-    for line in sys.stdin:
-        try:
-            request = json.loads(line)
-            answer = verbs[request.pop('do')](**request)
-        except Exception as error:
-            answer = {'error': f'{type(error).__name__}: {error}'}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-if __name__ == '__main__':
-    main()
+                'propagation': model.propagation_method}

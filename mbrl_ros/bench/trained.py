@@ -11,11 +11,13 @@ import numpy as np
 
 from mbrl_ros.bench.process import run_module
 from mbrl_ros.control import exploration
+from mbrl_ros.core.paths import MODEL_FILE
 from mbrl_ros.core.robot import load_robot, RobotSpec
 from mbrl_ros.data.dataset import Dataset
 from mbrl_ros.data.resample import Episode
 from mbrl_ros.learning.config import TrainingConfig
-from mbrl_ros.learning.pipeline import MODEL_FILE, train_model, WEIGHTS_FILE
+from mbrl_ros.learning.pipeline import train_model
+from mbrl_ros.learning.recipe import WEIGHTS_FILE
 from mbrl_ros.sim.mujoco_robot import MujocoRobot
 
 # 64 s of the cart-pole, in episodes too short for the cart to bang against the rail's ends often:

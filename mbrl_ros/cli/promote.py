@@ -66,7 +66,7 @@ def promote(
 
     from rich.console import Console
 
-    from mbrl_ros.core.paths import find_model
+    from mbrl_ros.core.paths import find_model, MODEL_FILE
     from mbrl_ros.core.robot import load_robot
     from mbrl_ros.learning import comparison, model_store
     from mbrl_ros.runtime import artifact
@@ -84,7 +84,7 @@ def promote(
         action: model_store.Action = \
             'adopted' if replaced is None else 'forced' if force else 'promoted'
         if replaced not in (None, model.hash) and not force:
-            old = artifact.load(folder / model_store.MODEL_FILE, spec)
+            old = artifact.load(folder / MODEL_FILE, spec)
             gate.compare(old, on or [], namespace, task, episodes if sim else 0)
         facts = {'old': replaced, 'new': model.hash, **({'reason': force} if force else {}),
                  **gate.facts, 'checks': [check.to_dict() for check in gate.checks]}

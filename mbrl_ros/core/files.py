@@ -1,5 +1,8 @@
 """Files that are replaced as a whole: a reader, a kill or a power cut finds old or new."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+import fcntl
 import os
 from pathlib import Path
 
@@ -35,5 +38,32 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """
+    Let no other process of this package write to a folder meanwhile.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process has it locked.
+    OSError
+        If it cannot be opened.
+
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            # The kernel lets go of it when the process ends, however it ends.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            pass  # a network file system that cannot lock folders
+        yield
     finally:
         os.close(descriptor)

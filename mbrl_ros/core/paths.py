@@ -6,6 +6,8 @@ from pathlib import Path
 
 from mbrl_ros.core.errors import SpecError
 
+MODEL_FILE = 'dynamics.onnx'  # in every folder of a model
+
 
 @cache
 def share_dir() -> Path:
@@ -72,7 +74,7 @@ def find_config(kind: str, name: str) -> Path:
 def find_model(name: str) -> Path:
     """Resolve a robot name (its shipped model), a folder or a file to a dynamics.onnx path."""
     for place in (Path(name), share_dir() / 'models' / name):
-        path = place / 'dynamics.onnx' if place.is_dir() else place
+        path = place / MODEL_FILE if place.is_dir() else place
         if path.is_file():
             return path
     known = ', '.join(sorted(p.parent.name for p in

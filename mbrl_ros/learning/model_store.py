@@ -1,9 +1,8 @@
 """The folder that controllers load a model from: replaced safely, with a way back."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, ExitStack
 from datetime import datetime, UTC
-import fcntl
 from hashlib import sha256
 import json
 import os
@@ -14,11 +13,10 @@ from typing import Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from mbrl_ros.core.errors import ModelError
-from mbrl_ros.core.files import replace_file, sync_folder
-from mbrl_ros.core.paths import share_dir
+from mbrl_ros.core.files import locked_folder, replace_file, sync_folder
+from mbrl_ros.core.paths import MODEL_FILE, share_dir
 from mbrl_ros.core.yaml_file import Strict
 
-MODEL_FILE = 'dynamics.onnx'
 # What tells of a model. The model itself comes last: metrics.json names the hash it belongs to.
 FILES = ('ensemble.npz', 'metrics.json', 'card.md', 'run.json', 'training.csv', 'report.html',
          MODEL_FILE)
@@ -104,28 +102,21 @@ def opened(folder: Path) -> Iterator['ModelStore']:
         If the folder cannot be written, another process has it open, or its history is damaged.
 
     """
-    try:
-        (folder / HISTORY).mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise ModelError(
-            f'{folder}: cannot be written: {error.strerror}. Choose a folder of your own, such as '
-            'models/mine, and start the controller with model:=models/mine.') from error
-    try:
-        # A training locks its folder the same way. The kernel lets go of it when the process
-        # ends, however it ends.
+    with ExitStack() as stack:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / HISTORY).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked_folder(folder))  # as a training does
         except BlockingIOError:
             raise ModelError(f'{folder}: another promote, rollback or train is at work here. '
                              'Wait for its end, then try again.') from None
-        except OSError:  # a network file system that cannot lock folders
-            pass
+        except OSError as error:
+            raise ModelError(
+                f'{folder}: cannot be written: {error.strerror}. Choose a folder of your own, '
+                'such as models/mine, and start the controller with model:=models/mine.'
+            ) from error
         store = ModelStore(folder)
         store.repair()
         yield store
-    finally:
-        os.close(descriptor)
 
 
 class ModelStore:

@@ -13,6 +13,7 @@ import torch
 from mbrl_ros import __version__
 from mbrl_ros.core.errors import ModelError
 from mbrl_ros.core.files import replace_file
+from mbrl_ros.core.paths import MODEL_FILE
 from mbrl_ros.data.dataset import Dataset
 from mbrl_ros.learning import card, export, report
 from mbrl_ros.learning.calibration import calibrate
@@ -31,7 +32,6 @@ from mbrl_ros.learning.trainer import Progress, Training, TrainingResult
 from mbrl_ros.runtime import artifact
 from mbrl_ros.runtime.dynamics import Dynamics
 
-MODEL_FILE = 'dynamics.onnx'
 UNFINISHED = 'unfinished'
 
 

@@ -1,15 +1,13 @@
 """The folder of a training run: locked, with a log, a checkpoint and what it was made from."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, ExitStack
 import csv
 from datetime import datetime, UTC
-import fcntl
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from io import StringIO
 import json
-import os
 from pathlib import Path
 import platform
 import shutil
@@ -18,7 +16,7 @@ import time
 from typing import Any
 
 from mbrl_ros.core.errors import ModelError
-from mbrl_ros.core.files import replace_file
+from mbrl_ros.core.files import locked_folder, replace_file
 from mbrl_ros.learning import checkpoint
 from mbrl_ros.learning.checkpoint import Identity
 from mbrl_ros.learning.trainer import Training
@@ -41,25 +39,17 @@ def locked(folder: Path) -> Iterator[None]:
         If it cannot be a folder, or another training writes to it.
 
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)  # now, not after minutes of training
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise ModelError(f'{folder}: cannot be a folder: {error.strerror}. Choose another '
-                         '--output.') from error
-    try:
-        # The kernel lets go of it when the process ends, however it ends.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ModelError(f'{folder}: another training is writing here. Wait for its end, or '
-                         'choose another --output.') from None
-    except OSError:
-        pass  # a network file system that cannot lock folders
-    try:
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)  # now, not after minutes of training
+            stack.enter_context(locked_folder(folder))
+        except BlockingIOError:
+            raise ModelError(f'{folder}: another training is writing here. Wait for its end, or '
+                             'choose another --output.') from None
+        except OSError as error:
+            raise ModelError(f'{folder}: cannot be a folder: {error.strerror}. Choose another '
+                             '--output.') from error
         yield
-    finally:
-        os.close(descriptor)
 
 
 class RunFolder:

@@ -56,6 +56,23 @@ def test_central_interval_of_a_mixture():
     np.testing.assert_allclose(one.centrality(), abs(2 * below - 1), atol=1e-6)
 
 
+def test_many_transitions_are_predicted_in_pieces():
+    counts, dynamics = [], stays([1.0, 2.0], (0.0, 3.0))
+
+    class Counting(Dynamics):
+        def __init__(self):
+            self.step_std = dynamics.step_std
+
+        def __call__(self, observation, action):
+            counts.append((len(observation), len(action)))
+            return dynamics(observation, action)
+    one = OneStep.predict(Counting(), [walk(15_000, 0), walk(9_000, 1)])
+    assert counts == [(10_000, 10_000), (10_000, 10_000), (4_000, 4_000)]
+    # In their order: every member says that the state stays, plus its offset.
+    np.testing.assert_allclose(one.mean, [one.state, one.state + 3.0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(one.std, np.broadcast_to([1.0, 2.0], one.std.shape))
+
+
 def test_recalibration_finds_the_factor_and_scores_the_other_half():
     episodes = [walk(500, seed) for seed in range(8)]
     raw = OneStep.predict(stays([2.0, 0.4]), episodes)

@@ -87,7 +87,7 @@ def test_provenance_names_bags_ranges_and_what_was_held_out(tmp_path):
         bags.append(write_bag(tmp_path / f'run{number}', messages))
     dataset = load_dataset(bags, tiny_robot())
     training, holdout = dataset.split_holdout(0.3, seed=0)
-    found = dataset.provenance(holdout)
+    found = dataset.provenance(training, holdout)
     assert found['hash'] == dataset.hash
     one, two = found['bags']
     assert (one['bag'], one['path']) == ('run0', str(bags[0].resolve()))
@@ -98,6 +98,8 @@ def test_provenance_names_bags_ranges_and_what_was_held_out(tmp_path):
     # Three blocks of 20 and four of 22 or 23: a third of seven is two.
     held = [(end - start) // (100 * MS) for bag in found['bags'] for start, end in bag['held_out']]
     assert sum(held) == holdout.num_transitions > 0
+    kept = [(end - start) // (100 * MS) for bag in found['bags'] for start, end in bag['trained']]
+    assert sum(kept) == training.num_transitions
     for bag in found['bags']:
         for start, end in bag['held_out']:
             assert bag['start_ns'] <= start < end <= bag['end_ns']

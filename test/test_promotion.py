@@ -158,6 +158,7 @@ def test_ranges_without_others():
 def bag_entry(bag, bag_hash, end_s, held_out):
     return {'bag': bag, 'path': f'/bags/{bag}', 'hash': bag_hash, 'start_ns': 0,
             'end_ns': end_s * SECONDS,
+            'trained': [[a * SECONDS, b * SECONDS] for a, b in subtract([(0, end_s)], held_out)],
             'held_out': [[a * SECONDS, b * SECONDS] for a, b in held_out]}
 
 
@@ -174,6 +175,36 @@ def test_what_both_held_out_newest_first():
     # A model of an earlier version says which bags, but neither hash nor range: none of theirs.
     assert [source.bag for source in held_out_by_both(new, {'bags': [{'bag': 'last'}]})] == [
         'first', 'same']
+
+
+def test_what_a_warm_start_was_trained_on_is_not_new():
+    old = {'bags': [bag_entry('other', 'o', 10, [])]}
+    new = {'bags': [bag_entry('first', 'f', 100, [(10, 20), (50, 60)])],
+           'ancestors': [bag_entry('first', 'f', 100, [(0, 15)])]}
+    # The ancestor saw 15 to 100 s.
+    found, = held_out_by_both(new, old)
+    assert found.ranges == ((10 * SECONDS, 15 * SECONDS),)
+    assert unseen.seen_before(new['bags'], new['ancestors']) == ['first']
+    assert unseen.seen_before(new['bags'], old['bags']) == []
+
+
+def test_episodes_that_share_their_stamps_do_not_hide_in_each_other():
+    # A bag whose clock begins anew: 0 to 8 s is held out once, and trained on once.
+    entry = bag_entry('reset', 'r', 8, [(0, 8)]) | {'trained': [[0, 8 * SECONDS]]}
+    assert held_out_by_both({'bags': [entry]}, {'bags': []}) == []
+
+
+def test_an_early_version_named_the_episode_behind_its_bag():
+    assert unseen.trained_on({'bags': [{'bag': 'run: episode 0'}]}, 'run', 'x') == [unseen.ALL]
+    assert unseen.trained_on({'bags': [{'bag': 'run: episode 0'}]}, 'run2', 'x') == []
+
+
+def test_what_was_fitted_to_the_data_gains_nothing_there(tmp_path):
+    wide = save_cart_model(tmp_path / 'wide', 0.9, 3 * NOISE_STD)
+    right = save_cart_model(tmp_path / 'right')
+    for is_fresh, verdict in ((True, 'better'), (False, 'no worse')):
+        found = compare(wide, right, blocks_of(40, 0), 5, Limits(), seed=0, is_fresh=is_fresh)
+        assert found[1].verdict == verdict
 
 
 def test_only_the_ranges_are_read(tmp_path):
@@ -281,6 +312,8 @@ def test_bags_of_ones_own_choice(world, tmp_path):
     none = promote(world, 'all', mine, '--on', world / 'nowhere')
     assert isinstance(none.exception, BagError)
     assert hash_of(mine) == hash_of(world / 'little')
+    twice = promote(world, 'all', mine, '--on', world / 'fresh', '--on', world / 'fresh')
+    assert 'given twice' in str(twice.exception)
     fresh = promote(world, 'all', mine, '--on', world / 'fresh', '--json')
     assert fresh.exit_code == 0, fresh.output
     # 250 observations; the last has no successor: 249 steps in ten stretches of about 25.

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 from test_learning import make_dataset, SMALL
 
@@ -13,8 +14,8 @@ from mbrl_ros.learning import report
 from mbrl_ros.learning import sweep as sweeps
 from mbrl_ros.learning.config import TrainingConfig
 from mbrl_ros.learning.recipe import Recipe
-from mbrl_ros.learning.run_folder import RunFolder
-from mbrl_ros.learning.sweep import load_space, Space, sweep
+from mbrl_ros.learning.run_folder import locked, RunFolder
+from mbrl_ros.learning.sweep import load_space, Space, sweep, Trial
 from mbrl_ros.runtime import artifact
 
 CONFIG = SMALL.model_copy(update={'max_epochs': 2, 'hidden_units': (8, 8), 'members': 2})
@@ -132,3 +133,23 @@ def test_refusals(tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, 'find_spec', lambda _name: None)
     with pytest.raises(ModelError, match=r"pip install 'mbrl_ros\[sweep\]'"):
         sweep(recipe(), SPACE, 2, tmp_path)
+
+
+def test_a_trial_whose_prediction_diverges_does_not_end_the_sweep(tmp_path, monkeypatch):
+    def diverge_once(*arguments):
+        monkeypatch.setattr(sweeps, 'k_step_errors', original)
+        return [row | {'error': np.nan} for row in original(*arguments)]
+    original = sweeps.k_step_errors
+    monkeypatch.setattr(sweeps, 'k_step_errors', diverge_once)
+    model, (first, second) = sweep(recipe(), SPACE, 2, tmp_path)
+    assert (first.error, first.refusal) == (None, 'the open-loop prediction diverges')
+    metadata = artifact.load(model.path, recipe().dataset.robot).metadata
+    assert metadata['selection']['best_trial'] == second.number
+
+
+def test_a_sweep_leaves_a_folder_alone_that_another_training_writes_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, '_run', lambda _recipe, number, values, *_:
+                        Trial(number, values, 0.5))
+    with locked(tmp_path), pytest.raises(ModelError, match='another training'):
+        sweep(recipe(), SPACE, 1, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ['sweep']

@@ -10,6 +10,7 @@ from scipy.linalg import expm
 import torch
 
 from mbrl_ros.core.errors import ModelError
+from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.data.dataset import Dataset, Windows
 from mbrl_ros.data.resample import Episode
 from mbrl_ros.learning import export
@@ -264,6 +265,30 @@ def test_a_warm_start_of_another_kind_is_refused(changes, said):
         Training(robot, *data, settings(**changes), 0, earlier)
     with pytest.raises(ModelError, match='no ensemble instead of'):
         Training(robot, *data, settings(**changes), 0, {'weights': np.zeros(3)})
+
+
+def test_a_warm_start_with_other_targets_is_refused():
+    data, spec = (steps_of(50, 0), steps_of(50, 1)), cart().model_dump()
+    earlier = Training(cart(), *data, SMALL, 0).ensemble.arrays()
+    spec['observation'][1]['target'] = 'absolute'
+    with pytest.raises(ModelError, match='other targets: delta, delta instead of delta, absolute'):
+        Training(RobotSpec.model_validate(spec), *data, SMALL, 0, earlier)
+
+
+def test_export_compares_some_of_many_transitions(monkeypatch):
+    ensemble, shapes = Training(cart(), steps_of(50, 0), steps_of(50, 1), SMALL, 0).ensemble, []
+
+    def predict(*arrays):
+        shapes.append([array.shape for array in arrays])
+        return original(*arrays)
+    original = ensemble.predict
+    monkeypatch.setattr(ensemble, 'predict', predict)
+    for count in (10_000, 25_000):
+        many = steps_of(count, 9)
+        export.check(export.to_onnx(ensemble, 2, 1), ensemble, many.states[:, 0],
+                     many.actions[:, 0])
+    # All of 10,000; every third of 25,000.
+    assert shapes == [[(3, 10_000, 2), (3, 10_000, 1)], [(3, 8334, 2), (3, 8334, 1)]]
 
 
 def test_a_deterministic_warm_start_goes_on(kind):

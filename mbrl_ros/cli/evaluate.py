@@ -44,6 +44,7 @@ def evaluate(
     from mbrl_ros.data.dataset import load_dataset
     from mbrl_ros.learning.evaluation import evaluate_model, pairs
     from mbrl_ros.learning.report import render
+    from mbrl_ros.learning.unseen import trained_on
     from mbrl_ros.runtime import artifact
     from mbrl_ros.runtime.dynamics import Dynamics
 
@@ -62,8 +63,9 @@ def evaluate(
     lost = dataset.describe_losses()
     for line in lost:
         console.print(f'[yellow]lost[/] {escape(line)}')
-    trained, scored = (data['bags'] for data in (loaded.metadata['data'], dataset.provenance()))
-    seen = sorted(bag['bag'] for bag in scored if _was_seen(bag, trained))
+    scored = dataset.provenance()['bags']
+    seen = sorted(bag['bag'] for bag in scored
+                  if trained_on(loaded.metadata['data'], bag['bag'], bag['hash']))
     if seen:
         console.print(f'[yellow]trained on[/] {escape(", ".join(seen))}: these scores flatter')
     with console.status('score the model'):
@@ -80,9 +82,3 @@ def evaluate(
         typer.echo(json.dumps(scores.to_dict(), indent=2))
     else:
         show.scores(console, spec, scores, 'scores on these bags')
-
-
-def _was_seen(bag: dict[str, object], trained: list[dict[str, object]]) -> bool:
-    """Whether a bag is among those of the training: by its hash, in older models by its name."""
-    return any(bag['hash'] == other['hash'] if other.get('hash') else
-               bag['bag'] == str(other['bag']).split(':')[0] for other in trained)

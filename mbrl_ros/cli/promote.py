@@ -53,8 +53,9 @@ def promote(
 
     Better: on held-out data, its open-loop error or its calibration error is smaller, and the
     other one is no worse, each with the confidence asked for (paired bootstrap over stretches of
-    data, of which there must be 8 of 25 steps; the newest 40 are enough); and in simulation its
-    mean return is no worse, episodes beginning alike. The old model stays in the history: see
+    data, of which there must be 8 of about 25 steps; the newest 40 are enough; without --on the
+    calibration can only speak against NEW, which was fitted there); and in simulation its mean
+    return is no worse, episodes beginning alike. The old model stays in the history: see
     `mbrl-ros rollback`. Exit status: 0 promoted, 1 refused, and then nothing has changed.
 
     Examples:
@@ -194,7 +195,7 @@ class _Gate:
         for note in data.notes:
             self._console.print(f'[yellow]not used[/] {escape(note)}')
         self.checks = comparison.compare(old, self._new, data.blocks, steps, self._limits,
-                                         self._seed)
+                                         self._seed, is_fresh=bool(bags))
         self.refusal = comparison.refusal(self.checks)
         transitions = sum(block.num_steps for block in data.blocks)
         self.facts = {'steps': steps, 'bags': list(data.bags), 'stretches': len(data.blocks),

@@ -141,21 +141,22 @@ class Dataset:
         training, holdout = sides
         return (replace(self, episodes=tuple(training)), replace(self, episodes=tuple(holdout)))
 
-    def provenance(self, holdout: 'Dataset | None' = None) -> dict[str, Any]:
+    def provenance(self, training: 'Dataset | None' = None, holdout: 'Dataset | None' = None
+                   ) -> dict[str, Any]:
         """
         Return where the data came from, as it goes into a model's metadata.
 
         Parameters
         ----------
-        holdout : Dataset, optional
-            The part of this dataset that is held out.
+        training, holdout : Dataset, optional
+            The part of this dataset that a model learns from, and the one that is held out.
 
         Returns
         -------
         dict
             `hash`, `losses` (lines) and `bags`: of each its name `bag`, `path`, `hash`,
-            `start_ns` and `end_ns` (first and last state), `transitions`, `seconds` and
-            `held_out`, a list of [start_ns, end_ns].
+            `start_ns` and `end_ns` (first and last state), `transitions`, `seconds`,
+            `trained` and `held_out`, lists of [start_ns, end_ns].
 
         """
         # Data that came from no bag are named by their sources.
@@ -163,9 +164,10 @@ class Dataset:
                              in dict.fromkeys(episode.source for episode in self.episodes)]
         paths = [bag.path for bag in bags]
         episodes = _by_bag(self.episodes, paths)
-        held = _by_bag(holdout.episodes if holdout is not None else (), paths)
+        trained, held = (_by_bag(part.episodes if part is not None else (), paths)
+                         for part in (training, holdout))
         return {'hash': self.hash, 'losses': self.describe_losses(), 'bags': [
-            _describe(bag, episodes[bag.path], held[bag.path], self.robot.dt_s)
+            _describe(bag, episodes[bag.path], trained[bag.path], held[bag.path], self.robot.dt_s)
             for bag in bags if episodes[bag.path]]}
 
     def describe_losses(self) -> list[str]:
@@ -242,17 +244,18 @@ def _by_bag(episodes: Iterable[Episode], bags: Sequence[str]) -> dict[str, list[
     return grouped
 
 
-def _describe(bag: SourceBag, episodes: Sequence[Episode], held: Sequence[Episode],
-              dt_s: float) -> dict[str, Any]:
-    def span(episode: Episode) -> tuple[int, int]:
-        return episode.start_ns, episode.start_ns + round(episode.num_steps * dt_s * 1e9)
+def _describe(bag: SourceBag, episodes: Sequence[Episode], trained: Sequence[Episode],
+              held: Sequence[Episode], dt_s: float) -> dict[str, Any]:
+    def spans_of(some: Sequence[Episode]) -> list[list[int]]:
+        return sorted([episode.start_ns,
+                       episode.start_ns + round(episode.num_steps * dt_s * 1e9)]
+                      for episode in some)
 
-    spans = [span(episode) for episode in episodes]
+    spans = spans_of(episodes)
     transitions = sum(episode.num_steps for episode in episodes)
     path = Path(bag.path).resolve() if bag.hash else None
     return {'bag': path.name if path else bag.path, 'path': str(path or ''), 'hash': bag.hash,
             'start_ns': min(start_ns for start_ns, _ in spans),
             'end_ns': max(end_ns for _, end_ns in spans),
             'transitions': transitions, 'seconds': transitions * dt_s,
-            'held_out': [list(span(episode)) for episode in
-                         sorted(held, key=lambda episode: episode.start_ns)]}
+            'trained': spans_of(trained), 'held_out': spans_of(held)}

@@ -1,7 +1,7 @@
 """Whether one model is better than another, on the same data, and how sure that is."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -74,7 +74,7 @@ class Check:
 
 
 def compare(old: Artifact, new: Artifact, blocks: Sequence[Episode], steps: int, limits: Limits,
-            seed: int) -> list[Check]:
+            seed: int, is_fresh: bool = True) -> list[Check]:
     """
     Compare the open-loop error and the calibration of two models, block by block.
 
@@ -90,6 +90,9 @@ def compare(old: Artifact, new: Artifact, blocks: Sequence[Episode], steps: int,
         What counts as better.
     seed : int
         Of the particles and of the bootstrap.
+    is_fresh : bool
+        Whether the new model did not hold these data out: to what it held out its std was
+        fitted, so that a better calibration there says nothing, and only a worse one counts.
 
     Returns
     -------
@@ -116,13 +119,15 @@ def compare(old: Artifact, new: Artifact, blocks: Sequence[Episode], steps: int,
     before, now = (float(error.rms()[0]) for error in errors)
     excess = misses[1].calibration_error(drawn) - misses[0].calibration_error(drawn)
     missed_before, missed_now = (float(miss.calibration_error()[0]) for miss in misses)
-    return [
-        judge(f'error over {steps} steps', before, now,
-              before * float(np.quantile(ratio, limits.confidence)),
-              before * (1.0 + limits.error_margin)),
-        judge('calibration error', missed_before, missed_now,
-              missed_before + float(np.quantile(excess, limits.confidence)),
-              missed_before + limits.calibration_margin)]
+    error = judge(f'error over {steps} steps', before, now,
+                  before * float(np.quantile(ratio, limits.confidence)),
+                  before * (1.0 + limits.error_margin))
+    calibration = judge('calibration error', missed_before, missed_now,
+                        missed_before + float(np.quantile(excess, limits.confidence)),
+                        missed_before + limits.calibration_margin)
+    if not is_fresh and calibration.verdict == 'better':
+        calibration = replace(calibration, verdict='no worse')
+    return [error, calibration]
 
 
 def compare_returns(old: Sequence[float], new: Sequence[float], limits: Limits) -> Check:

@@ -11,6 +11,8 @@ from mbrl_ros.runtime.dynamics import Dynamics
 
 LEVELS = np.arange(1, 100) / 100
 BLOCK_STEPS = 25
+# The hidden layers of all members need some kilobytes a transition.
+TRANSITIONS_AT_ONCE = 10_000
 Episodes = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
@@ -45,7 +47,11 @@ class OneStep:
         state = np.concatenate([states[:-1] for states, _ in episodes])
         next_state = np.concatenate([states[1:] for states, _ in episodes])
         action = np.concatenate([actions for _, actions in episodes])
-        mean, std = (array.astype(float) for array in dynamics(state, action))
+        pieces = [dynamics(state[first:first + TRANSITIONS_AT_ONCE],
+                           action[first:first + TRANSITIONS_AT_ONCE])
+                  for first in range(0, len(state), TRANSITIONS_AT_ONCE)]
+        mean, std = (np.concatenate(parts, axis=1).astype(float)
+                     for parts in zip(*pieces, strict=True))
         return cls(state, action, next_state, mean, std, dynamics.step_std)
 
     def scaled(self, factor: np.ndarray) -> Self:
@@ -62,11 +68,6 @@ class OneStep:
         """Return what happened less the mean over the members, shape (N, S)."""
         error: np.ndarray = self.next_state - self.mean.mean(axis=0)
         return error
-
-    def total_std(self) -> np.ndarray:
-        """Return the std of the mixture of all members, shape (N, S)."""
-        variance = np.mean(self.std**2, axis=0) + self.mean.var(axis=0)
-        return np.asarray(np.sqrt(variance))
 
     def r2(self) -> np.ndarray:
         """

@@ -15,7 +15,7 @@ from mbrl_ros.core.errors import ModelError
 from mbrl_ros.core.files import replace_file
 from mbrl_ros.core.paths import MODEL_FILE
 from mbrl_ros.data.dataset import Dataset
-from mbrl_ros.learning import card, export, report
+from mbrl_ros.learning import card, export, report, unseen
 from mbrl_ros.learning.calibration import calibrate
 from mbrl_ros.learning.checkpoint import npz
 from mbrl_ros.learning.config import TrainingConfig
@@ -125,22 +125,28 @@ def train_model(dataset: Dataset, config: TrainingConfig, seed: int, output: Pat
                          'not go on from a start that it has begun to replace. Choose another '
                          '--output.')
     recipe = Recipe(dataset, config, seed, warm_start, device, selection is not None)
+    ancestors = recipe.ancestors()
     with locked(output):
         run = RunFolder(output / UNFINISHED, recipe.identity(), describe_data(dataset),
                         output / TENSORBOARD if tensorboard else None)
         fitted, recalibration = fit(recipe, run, progress, say).recalibrate(recipe)
         tested = recipe.parts.tested
         dynamics, held_out = Dynamics(fitted.model, fitted.metadata), pairs(tested)
+        data = dataset.provenance(recipe.parts.used, tested) | {'ancestors': ancestors}
+        flattered = unseen.seen_before(data['bags'], ancestors)
+        if flattered:
+            say(f'the warm start was trained on held-out data of {", ".join(flattered)}: the '
+                'scores flatter. Score the model on a new bag: mbrl-ros evaluate')
         scores = fitted.evaluate(tested, seed, recalibration, dataset.episodes[-1].actions)
         trust = calibrate(dynamics, held_out, 'the held-out data', seed)
         metadata = fitted.metadata | {
             'holdout': scores.to_dict(), 'spread_p99': scores.spread_p99,
             'heads': score_heads(dynamics, tested.windows(1)),
             'horizon': scores.horizon, 'trust': trust.to_dict(), 'selection': selection,
-            'data': dataset.provenance(tested)}
+            'data': data}
         metrics, metadata['card'] = metadata.copy(), card.render(metadata)
-        data = artifact.serialise(fitted.model, metadata)
-        sha, result = sha256(data).hexdigest(), fitted.result
+        model = artifact.serialise(fitted.model, metadata)
+        sha, result = sha256(model).hexdigest(), fitted.result
         files: dict[str, str | bytes] = {
             WEIGHTS_FILE: npz({'activation': np.array(config.activation),
                                **result.ensemble.arrays()}),
@@ -150,7 +156,7 @@ def train_model(dataset: Dataset, config: TrainingConfig, seed: int, output: Pat
                 dynamics, dataset.robot, held_out, scores, metadata, data='Held-out data',
                 seed=seed, history=result.history),
             **run.finish(result.history, epochs=result.epochs, steps=result.steps, model=sha)}
-        for name, content in [*files.items(), (MODEL_FILE, data)]:
+        for name, content in [*files.items(), (MODEL_FILE, model)]:
             replace_file(output / name, content)
         run.remove()
     return TrainedModel(output / MODEL_FILE, sha, scores, result.steps)

@@ -1,6 +1,6 @@
 """Everything a model follows from: data, settings, seed, start and device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from io import BytesIO
@@ -13,9 +13,11 @@ import torch
 
 from mbrl_ros import __version__
 from mbrl_ros.core.errors import ModelError
+from mbrl_ros.core.paths import MODEL_FILE
 from mbrl_ros.data.dataset import Dataset
 from mbrl_ros.learning.config import Activation, TrainingConfig
 from mbrl_ros.learning.trainer import choose_device
+from mbrl_ros.runtime.artifact import load
 
 WEIGHTS_FILE = 'ensemble.npz'
 
@@ -38,6 +40,13 @@ class Parts(NamedTuple):
     training: Dataset
     holdout: Dataset
     tested: Dataset
+
+    @property
+    def used(self) -> Dataset:
+        """All that the model follows from, and that cannot score it any more."""
+        if self.holdout is self.tested:
+            return self.training
+        return replace(self.training, episodes=(*self.training.episodes, *self.holdout.episodes))
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,13 @@ class Recipe:
                 else sha256(_read(self.warm_start)).hexdigest(),
                 'device': choose_device(self.device), 'is_selected': self.is_selected,
                 'mbrl_ros': __version__, 'torch': str(torch.__version__)}
+
+    def ancestors(self) -> list[dict[str, Any]]:
+        """Return the bags that the warm start was trained on, and its own warm start before."""
+        if self.warm_start is None or not (self.warm_start / MODEL_FILE).is_file():
+            return []
+        data = load(self.warm_start / MODEL_FILE, self.dataset.robot).metadata.get('data', {})
+        return [*data.get('bags', ()), *data.get('ancestors', ())]
 
     def weights(self) -> dict[str, np.ndarray] | None:
         """

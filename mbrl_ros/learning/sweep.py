@@ -85,7 +85,7 @@ class Trial:
     values : dict
         The settings that were tried.
     error : float or None
-        Open-loop error on the holdout [state deviations]; None if the training was refused.
+        Open-loop error on the holdout [state deviations]; None if it was refused.
     epochs : int
         That it ran.
     refusal : str
@@ -197,13 +197,14 @@ def sweep(recipe: Recipe, space: Space, num_trials: int, output: Path,
             raise ModelError('no trial of the sweep succeeded; the last one: '
                              f'{trials[-1].refusal}')
         best = min(good, key=lambda trial: trial.error or 0.0)
-        replace_file(output / TABLE_FILE, _table(trials))
-        replace_file(output / PLOT_FILE, _plot(trials))
-        # The training itself is done: its checkpoint, at the last epoch, is all that is needed.
-        (output / UNFINISHED).mkdir(exist_ok=True)
-        for name in checkpoint.SLOTS:
-            if (source := folder / f'trial_{best.number:03d}' / name).exists():
-                replace_file(output / UNFINISHED / name, source.read_bytes())
+        with locked(output):  # only here: train_model takes the lock itself
+            replace_file(output / TABLE_FILE, _table(trials))
+            replace_file(output / PLOT_FILE, _plot(trials))
+            # The training itself is done: its checkpoint, at the last epoch, is all it needs.
+            (output / UNFINISHED).mkdir(exist_ok=True)
+            for name in checkpoint.SLOTS:
+                if (source := folder / f'trial_{best.number:03d}' / name).exists():
+                    replace_file(output / UNFINISHED / name, source.read_bytes())
         model = train_model(
             recipe.dataset, _with(recipe.config, best.values), recipe.seed, output,
             recipe.warm_start, progress, device=recipe.device, say=say, selection={
@@ -260,10 +261,13 @@ def _run(recipe: Recipe, number: int, values: dict[str, Any], folder: Path,
         fitted = fit(recipe, run, progress, say)
     except ModelError as error:  # such as a learning rate that diverges
         return Trial(number, values, None, refusal=str(error))
-    k_step = k_step_errors(
+    score = k_step_errors(
         Dynamics(fitted.model, fitted.metadata), pairs(recipe.parts.holdout),
-        np.array(fitted.metadata['state_std']), LONGEST_STEPS, recipe.seed)
-    return Trial(number, values, k_step[-1]['error'], fitted.result.epochs)
+        np.array(fitted.metadata['state_std']), LONGEST_STEPS, recipe.seed)[-1]['error']
+    if not np.isfinite(score):
+        return Trial(number, values, None, fitted.result.epochs,
+                     'the open-loop prediction diverges')
+    return Trial(number, values, score, fitted.result.epochs)
 
 
 def _read(path: Path, identity: dict[str, Any], say: Say) -> list[Trial]:

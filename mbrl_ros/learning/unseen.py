@@ -18,6 +18,7 @@ from mbrl_ros.runtime.artifact import Artifact
 
 ENOUGH_BLOCKS = 40
 LEAST_BLOCKS = 8  # a bootstrap over fewer is too sure
+LEAST_SHARE = 0.5  # of a block's length: shorter pieces have no room for the predictions
 SNAP_NS = 1000  # stamps in the metadata are rounded
 
 Range = tuple[int, int]  # stamps [ns] of the first and of the last state
@@ -87,7 +88,8 @@ def held_out_by_both(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[Sou
         if not item.get('hash'):  # of an earlier version, or not from a bag
             continue
         ranges = subtract([(start, end) for start, end in item['held_out']],
-                          trained_on(old, item['bag'], item['hash']))
+                          [span for data in (new, old)
+                           for span in trained_on(data, item['bag'], item['hash'])])
         if ranges:
             found.append(Source(item['bag'], Path(item['path']), item['hash'], tuple(ranges)))
     return found
@@ -110,11 +112,13 @@ def given_bags(bags: Sequence[Path], models: Mapping[str, Mapping[str, Any]]) ->
         If something is no bag, or a model was trained on part of one; the text names the ranges.
 
     """
-    found = []
+    found: list[Source] = []
     for bag in bags:
         path = bag.resolve()
         check_bag(path)
         bag_hash = hash_bag(path)
+        if bag_hash in {source.hash for source in found}:
+            raise BagError(f'{bag}: given twice. The same data cannot speak twice.')
         for model, data in models.items():
             ranges = trained_on(data, path.name, bag_hash)
             if ranges:
@@ -127,16 +131,29 @@ def given_bags(bags: Sequence[Path], models: Mapping[str, Mapping[str, Any]]) ->
 
 def trained_on(data: Mapping[str, Any], bag: str, bag_hash: str) -> list[Range]:
     """
-    Return the ranges of a bag that a model was trained on.
+    Return the ranges of a bag that a model, or one that it started from, was trained on.
 
     A model of an earlier version knows no hashes: then the name counts, and the whole bag.
     """
     found: list[Range] = []
-    for item in data['bags']:
-        is_same = item['hash'] == bag_hash if item.get('hash') else item['bag'] == bag
+    for item in (*data['bags'], *data.get('ancestors', ())):
+        # Earlier versions named the episode behind the bag.
+        is_same = item['hash'] == bag_hash if item.get('hash') \
+            else item['bag'].split(':')[0] == bag
         if is_same:
-            whole = (item.get('start_ns', ALL[0]), item.get('end_ns', ALL[1]))
-            found += subtract([whole], [(a, b) for a, b in item.get('held_out', ())])
+            found += [(a, b) for a, b in item.get('trained', (ALL,))]
+    return found
+
+
+def seen_before(bags: Sequence[Mapping[str, Any]], ancestors: Sequence[Mapping[str, Any]]
+                ) -> list[str]:
+    """Return the names of the bags of whose held-out ranges an ancestor was trained on some."""
+    found = []
+    for item in bags:
+        held_out = [(start, end) for start, end in item['held_out']]
+        trained = trained_on({'bags': ancestors}, item['bag'], item['hash'])
+        if subtract(held_out, trained) != held_out:
+            found.append(item['bag'])
     return found
 
 
@@ -221,7 +238,9 @@ def _within(episode: Episode, ranges: Sequence[Range], robot: RobotSpec) -> list
 
 
 def _blocks(episode: Episode, steps: int, robot: RobotSpec) -> list[Episode]:
-    """Cut an episode into equal blocks of about so many steps."""
+    """Cut an episode into equal blocks of about so many steps; none if it is much shorter."""
+    if episode.num_steps < LEAST_SHARE * steps:
+        return []
     count = max(1, round(episode.num_steps / steps))
     edges = [round(i * episode.num_steps / count) for i in range(count + 1)]
     return [episode.cut(first, last, robot.dt_s)

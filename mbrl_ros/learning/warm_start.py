@@ -23,7 +23,8 @@ def load_weights(ensemble: Ensemble, arrays: Arrays) -> None:
     Raises
     ------
     ModelError
-        If that one predicts something else, or has layers of another size.
+        If that one predicts something else, has layers of another size, or other fields of it
+        are predicted as changes.
 
     """
     own = ensemble.arrays()
@@ -35,6 +36,12 @@ def load_weights(ensemble: Ensemble, arrays: Arrays) -> None:
             for name, shape in shapes.items() if found.get(name) != shape]
         raise ModelError('warm start: the earlier model has another shape: '
                          + '; '.join(different) + '. Train without a warm start.')
+    if not np.array_equal(own['is_delta'], arrays['is_delta']):
+        kinds = [', '.join('delta' if is_delta else 'absolute' for is_delta in side['is_delta'])
+                 for side in (arrays, own)]
+        raise ModelError(f'warm start: the earlier model has other targets: {kinds[0]} instead of '
+                         f"{kinds[1]}. Change `target` in the robot's spec back, or train without "
+                         'a warm start.')
     ensemble.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
     if not ensemble.probabilistic:
         ensemble.constant_logvar.zero_()

@@ -2,8 +2,8 @@
 Processes to kill: a server that has imported all the rest forks one for each line it reads.
 
 A line is JSON: [work, arguments, n]; the process ends itself with SIGKILL right before its n-th
-change of a name, which is how others come to see a file (0: never). Answers: its pid, then its
-wait status.
+change of a name, which is how others come to see a file (0: never). Says that it is ready, then
+answers each line: the pid of the process, then its wait status.
 """
 
 import json
@@ -55,6 +55,7 @@ def main():
     torch.set_num_threads(1)
     # Seconds of drawing, in which there is nothing to break: here only the file matters.
     report.render = lambda *_arguments, **_options: 'a page'
+    print('ready', flush=True)
     for line in sys.stdin:
         work, arguments, number = json.loads(line)
         child = os.fork()

@@ -3,8 +3,11 @@
 from datetime import datetime, UTC
 import json
 import re
+import shutil
 
+from backports import zstd
 from bag_factory import array, joint_state, mark, MS, write_bag
+from bag_forms import make_bag, ROBOT, storage_file
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -14,7 +17,10 @@ from typer.testing import CliRunner
 from mbrl_ros.cli.bag import app
 from mbrl_ros.core.errors import BagError
 from mbrl_ros.data.bag_cache import hash_bag
-from mbrl_ros.data.bag_metadata import typestore
+from mbrl_ros.data.bag_info import read_info
+from mbrl_ros.data.bag_metadata import read_metadata, typestore
+from mbrl_ros.data.dataset import load_dataset
+from mbrl_ros.data.recover import recover
 
 TINY = """
 name: tiny
@@ -119,6 +125,104 @@ def test_recover_takes_several_bags_and_goes_on_after_one_that_cannot_be(bag, tm
     assert 'absent: no .mcap file to recover' in result.output
     assert 'other: 80 messages recovered' in result.output
     assert invoke('recover', bag, other).exit_code == 0
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize('has_metadata', [True, False])
+def test_files_compressed_as_a_whole_are_unpacked_before_recovery(tmp_path, has_metadata):
+    # As `ros2 bag record --compression-mode file` leaves it when it is killed.
+    whole = make_bag(tmp_path / 'whole', 'rosbags_mcap')
+    data = storage_file(whole).read_bytes()
+    bag = make_bag(tmp_path / 'f', 'mcap_file_zstd')
+    packed = storage_file(bag).rename(bag / 'f_0.mcap.zstd')
+    if not has_metadata:
+        (bag / 'metadata.yaml').unlink()
+    shutil.copy(packed, bag / 'f_1.mcap.zstd')
+    (bag / 'f_2.mcap').write_bytes(data[:-20])
+    before = contents(bag)
+    with pytest.raises(BagError, match=r'f_0\.mcap\.zstd, f_1\.mcap\.zstd\. Unpack each: '
+                                       r'zstd -d --rm FILE, then repeat: mbrl-ros bag recover'):
+        recover(bag)
+    assert contents(bag) == before
+    for file in (packed, bag / 'f_1.mcap.zstd'):
+        file.with_suffix('').write_bytes(zstd.decompress(file.read_bytes()))
+    with pytest.raises(BagError, match=r'Beside f_0\.mcap\.zstd, f_1\.mcap\.zstd lies'):
+        recover(bag)
+    for file in bag.glob('*.zstd'):
+        file.unlink()
+    each = sum(topic.messages for topic in read_info(whole).topics)
+    assert sum(recover(bag).counts.values()) == 3 * each
+    assert sum(topic.messages for topic in read_info(bag).topics) == 3 * each
+
+
+def test_a_whole_bag_that_was_unpacked_by_hand_is_named_anew(tmp_path):
+    bag = make_bag(tmp_path / 'f', 'mcap_file_zstd')
+    [packed] = bag.glob('*.zstd')
+    packed.with_suffix('').write_bytes(zstd.decompress(packed.read_bytes()))
+    packed.unlink()
+    assert not recover(bag).files
+    assert read_info(bag).files == (packed.stem,)
+    assert read_info(bag).compression == 'none'
+
+
+@pytest.mark.parametrize('mode', ['message', 'MESSAGE', None])
+@pytest.mark.parametrize('cut', [0, 20])
+def test_compressed_messages_can_be_read_after_recovery(tmp_path, mode, cut):
+    bag = make_bag(tmp_path / 'bag', 'mcap_message_zstd')
+    good = load_dataset([bag], ROBOT, use_cache=False)
+    file, path = storage_file(bag), bag / 'metadata.yaml'
+    if mode is None:
+        path.unlink()
+    else:  # as rosbags writes it, and as rosbag2 does
+        path.write_text(path.read_text().replace('compression_mode: message',
+                                                 f'compression_mode: {mode}'))
+    file.write_bytes(file.read_bytes()[:-cut or None])
+    recover(bag)
+    assert read_info(bag).compression == 'message, zstd'
+    found = load_dataset([bag], ROBOT, use_cache=False)
+    assert [e.states.tobytes() for e in found.episodes] == \
+        [e.states.tobytes() for e in good.episodes]
+
+
+def test_messages_that_are_not_all_compressed_are_not_called_so(tmp_path):
+    # Only the first message begins like zstd.
+    bag = make_bag(tmp_path / 'bag', 'ours', lambda number, payload: (
+        bytes.fromhex('28b52ffd') + payload[4:] if number == 0 else payload))
+    (bag / 'metadata.yaml').unlink()
+    recover(bag)
+    assert read_metadata(bag)['compression_mode'] == ''
+
+
+@pytest.mark.parametrize(('damage', 'told'), [
+    ('end', 'messages lost since the last flush only'),
+    ('end without metadata', 'how many messages were lost is not known'),
+    ('middle', 'how many messages were lost is not known'),
+    ('middle, counted', 'lost: at least '),
+    ('first of two files', 'how many messages were lost is not known')])
+def test_recover_says_what_it_cannot_know(tmp_path, damage, told):
+    bag = make_bag(tmp_path / 'bag', 'small_chunks')
+    file, path = bag / 'bag_0.mcap', bag / 'metadata.yaml'
+    data = bytearray(file.read_bytes())
+    if damage == 'first of two files':
+        shutil.copy(file, bag / 'bag_1.mcap')
+    if 'middle' in damage:
+        # A chunk: 6, then 36 bytes, the name of its compression, the length of its records.
+        name = b'\x03\0\0\0lz4'
+        chunks = [i for i in range(len(data)) if data.startswith(name, i) and data[i - 37] == 6]
+        data[chunks[len(chunks) // 2] + 30] ^= 0xff
+        if damage == 'middle':  # written before the messages that make up for the lost ones
+            path.write_text(path.read_text().replace('message_count: 12', 'message_count: 3'))
+    else:
+        del data[-20:]
+    if 'without' in damage:
+        path.unlink()
+    file.write_bytes(data)
+    text = recover(bag).describe()
+    assert told in text
+    assert (' flush ' in text) == (damage == 'end')
 
 
 def test_no_bag_is_refused(tmp_path):

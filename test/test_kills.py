@@ -39,6 +39,8 @@ class Server:
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / 'kill_server.py')], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True, env=os.environ | {'PYTHONPATH': str(HERE)})
+        # Its imports take seconds, which must not count as those of the first work.
+        assert self._process.stdout.readline() == 'ready\n'
 
     def run(self, work, *arguments, after_s=None, before_change=0):
         """Return whether the process was killed; one that fails by itself is an error."""

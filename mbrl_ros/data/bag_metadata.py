@@ -89,7 +89,8 @@ def qos_text(qos: Sequence[Qos]) -> str:
 
 
 def metadata_text(files: Sequence[BagFile], topics: Sequence[tuple[BagTopic, int]],
-                  custom: Mapping[str, Any], ros_distro: str) -> str:
+                  custom: Mapping[str, Any], ros_distro: str,
+                  message_compression: str = '') -> str:
     """
     Return the text of metadata.yaml.
 
@@ -103,6 +104,8 @@ def metadata_text(files: Sequence[BagFile], topics: Sequence[tuple[BagTopic, int
         Values of ours; written as JSON text, since rosbag2 allows only strings.
     ros_distro : str
         Name of the ROS distribution that recorded, or ''.
+    message_compression : str
+        What each message is compressed with by itself, '' if it is not.
 
     """
     filled = [file for file in files if file.messages]
@@ -120,8 +123,8 @@ def metadata_text(files: Sequence[BagFile], topics: Sequence[tuple[BagTopic, int
                 'offered_qos_profiles': [dict(profile) for profile in topic.qos],
                 'type_description_hash': topic.type_hash},
             'message_count': count} for topic, count in topics],
-        'compression_format': '',
-        'compression_mode': '',
+        'compression_format': message_compression,
+        'compression_mode': 'message' if message_compression else '',
         'relative_file_paths': [file.name for file in files],
         'files': [{
             'path': file.name,

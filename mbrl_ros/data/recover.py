@@ -31,6 +31,9 @@ from mbrl_ros.data.bag_reader import Progress
 from mbrl_ros.data.mcap_file import is_being_written, is_complete
 from mbrl_ros.data.salvage import salvage, Salvaged
 
+# How zstd begins; no message in CDR does, whose first byte is 0.
+_ZSTD_MAGIC = bytes.fromhex('28b52ffd')
+
 
 @dataclass(frozen=True)
 class Recovery:
@@ -49,6 +52,9 @@ class Recovery:
         Unreadable bytes of the originals.
     missing : dict of str to int
         Messages that the last flush had counted and that are gone, by topic.
+    is_counted : bool
+        Whether these are all that were lost before the last flush. They may not be without a
+        readable metadata.yaml, or if later messages make up for lost ones in the count.
 
     """
 
@@ -57,15 +63,21 @@ class Recovery:
     counts: dict[str, int]
     bytes_lost: int
     missing: dict[str, int]
+    is_counted: bool
 
     def describe(self) -> str:
         """Return one line about what was saved and lost."""
         if not self.files:
             return f'{self.bag}: complete, nothing to recover'
         lost = ', '.join(f'{count} on {topic}' for topic, count in self.missing.items())
+        if lost:
+            told = f'lost: {"" if self.is_counted else "at least "}{lost}'
+        elif self.is_counted:
+            told = 'messages lost since the last flush only'
+        else:
+            told = 'how many messages were lost is not known'
         return (f'{self.bag}: {sum(self.counts.values())} messages recovered; '
-                f'{self.bytes_lost} bytes unreadable; '
-                f'{"messages lost since the last flush only" if not lost else f"lost: {lost}"}')
+                f'{self.bytes_lost} bytes unreadable; {told}')
 
 
 def recover(bag: Path | str, progress: Progress | None = None) -> Recovery:
@@ -82,7 +94,8 @@ def recover(bag: Path | str, progress: Progress | None = None) -> Recovery:
     Raises
     ------
     BagError
-        If there is no MCAP file, it is being written right now, or cannot be replaced.
+        If there is no MCAP file, it is being written right now, or cannot be replaced; if files
+        are compressed as a whole. Nothing is changed then.
 
     Notes
     -----
@@ -99,6 +112,7 @@ def recover(bag: Path | str, progress: Progress | None = None) -> Recovery:
 
 
 def _recover(bag: Path, progress: Progress | None) -> Recovery:
+    _refuse_compressed(bag)
     _undo_half(bag)
     files = sorted(bag.glob('*.mcap'), key=lambda file: (len(file.name), file.name))
     if not files:
@@ -110,15 +124,18 @@ def _recover(bag: Path, progress: Progress | None) -> Recovery:
     untold = untold_originals(bag, metadata)
     broken = [file for file in files if file.name in untold] + _find_broken(
         [file for file in files if file.name not in untold], progress)
-    bytes_lost = sum(_rewrite(file) for file in broken)
+    losses = [_rewrite(file) for file in broken]
+    bytes_lost = sum(lost for lost, _ in losses)
     infos, topics, counts = _take_stock(files)
     flushed = {entry['topic_metadata']['name']: entry['message_count']
                for entry in (metadata or {}).get('topics_with_message_count', ())}
     missing = {topic: count - counts[topic] for topic, count in flushed.items()
                if count > counts[topic]}
-    result = Recovery(bag, tuple(_original(file) for file in broken),
-                      dict(counts), bytes_lost, missing)
-    if broken or metadata is None:
+    is_end_only = not any(before for _, before in losses) and set(broken) <= {files[-1]}
+    result = Recovery(bag, tuple(_original(file) for file in broken), dict(counts), bytes_lost,
+                      missing, metadata is not None and is_end_only)
+    # Files that were compressed as a whole have other names by now than metadata.yaml says.
+    if broken or metadata is None or _compression_mode(metadata) == 'file':
         custom = custom_data(metadata)
         if broken:
             custom[RECOVERED_KEY] = {
@@ -127,8 +144,41 @@ def _recover(bag: Path, progress: Progress | None) -> Recovery:
                 'files': sorted(untold_originals(bag, None))}
         replace_file(bag / 'metadata.yaml', metadata_text(
             infos, [(topic, counts[topic.name]) for topic in topics], custom,
-            str((metadata or {}).get('ros_distro') or '')))
+            str((metadata or {}).get('ros_distro') or ''), _message_compression(files, metadata)))
     return result
+
+
+def _refuse_compressed(bag: Path) -> None:
+    """Refuse files that rosbag2 compressed as a whole: without them a bag would lack messages."""
+    packed = sorted(bag.glob('*.mcap.zstd'), key=lambda file: (len(file.name), file.name))
+    if not packed:
+        return
+    twice = [file.name for file in packed if file.with_suffix('').exists()]
+    hint = (f' Beside {", ".join(twice)} lies what it was made from, or a part of it: delete the '
+            'one that is not whole first (zstd -t FILE tests the compressed one).'
+            if twice else '')
+    raise BagError(f'{bag}: files are compressed as a whole: '
+                   f'{", ".join(file.name for file in packed)}. Unpack each: zstd -d --rm FILE, '
+                   f'then repeat: mbrl-ros bag recover {bag}.{hint}')
+
+
+def _compression_mode(metadata: dict[str, Any]) -> str:
+    return str(metadata.get('compression_mode') or '').lower()  # rosbag2 writes MESSAGE or FILE
+
+
+def _message_compression(files: list[Path], metadata: dict[str, Any] | None) -> str:
+    """Return what each message is compressed with; MCAP does not say, the messages have to."""
+    if metadata is not None:
+        is_packed = _compression_mode(metadata) == 'message'
+        return str(metadata.get('compression_format') or '') if is_packed else ''
+    found = (record for file in files for step in salvage(file) for record in step.records
+             if isinstance(record, Message))
+    is_packed = False
+    for message in found:
+        is_packed = message.data.startswith(_ZSTD_MAGIC)
+        if not is_packed:
+            break
+    return 'zstd' if is_packed else ''
 
 
 def _read_metadata(bag: Path) -> dict[str, Any] | None:
@@ -158,11 +208,15 @@ def _find_broken(files: list[Path], progress: Progress | None) -> list[Path]:
     return broken
 
 
-def _rewrite(file: Path) -> int:
-    """Replace a broken file by what can be read of it; return the bytes that cannot."""
+def _rewrite(file: Path) -> tuple[int, int]:
+    """
+    Replace a broken file by what can be read of it.
+
+    Returns the bytes that cannot be read, and how many of them come before a message that can.
+    """
     new, original = file.with_name(file.name + '.new'), _original(file)
     source = original if original.exists() else file
-    lost = 0
+    lost = lost_before = 0
     schemas: dict[int, int] = {}
     channels: dict[int, int] = {}
     with new.open('wb') as target:
@@ -188,6 +242,7 @@ def _rewrite(file: Path) -> int:
                 elif record.channel_id in channels:
                     writer.add_message(channels[record.channel_id], record.log_time, record.data,
                                        record.publish_time, record.sequence)
+                    lost_before = lost
                 else:  # the chunk that named its topic is gone
                     lost += len(record.data)
         writer.finish()
@@ -200,7 +255,7 @@ def _rewrite(file: Path) -> int:
             os.replace(file, original)
     os.replace(new, file)
     sync_folder(file.parent)
-    return lost
+    return lost, lost_before
 
 
 def _original(file: Path) -> Path:

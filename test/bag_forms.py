@@ -187,7 +187,7 @@ TEXTS = (
     '\x00', '{', '[' * 5000, '{a: ' * 5000, '- ' * 5000, LAUGHS,
     LAUGHS + f'rosbag2_bagfile_information: *a{LEVELS - 1}\n',
     'rosbag2_bagfile_information: &a\n  version: *a\n  relative_file_paths: *a\n',
-    'rosbag2_bagfile_information: !!python/object/apply:os.system ["touch /tmp/owned"]',
+    'rosbag2_bagfile_information: !!python/object/apply:os.system ["touch owned"]',
     '!!binary "////"', '? [a]\n: b', '%YAML 9.9\n---\na', '"\\ud800"', '\ufeff', '1_000',
     '---\n' * 999)
 

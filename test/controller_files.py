@@ -1,6 +1,6 @@
 """Everything a controller needs, small and known: robot, task, planner and a linear model."""
 
-from fakes import linear_model, metadata_of
+from fakes import linear_model, metadata_of, save_artifact
 import numpy as np
 from rclpy.parameter import Parameter
 import yaml
@@ -8,7 +8,6 @@ import yaml
 from mbrl_ros.core.paths import share_dir
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.nodes.mpc_controller import MpcController
-from mbrl_ros.runtime import artifact
 
 DT_S = 0.04
 SAFE = 0.25  # not what an idle planner would send by chance
@@ -43,7 +42,7 @@ def write_files(folder):
     kinematics[[0, 1], [2, 3]] = DT_S
     gain = np.array([[0.0], [0.0], [FORCE_GAIN], [0.0]])
     model = linear_model([kinematics] * 2, [gain] * 2, np.zeros((2, 4)), np.zeros((2, 4)))
-    artifact.save(folder / 'dynamics.onnx', model, metadata_of(spec, 2))
+    save_artifact(folder / 'dynamics.onnx', model, metadata_of(spec, 2))
 
 
 def parameters_of(folder, **changes):

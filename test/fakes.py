@@ -1,5 +1,6 @@
 """A tiny robot, its task and models with known arithmetic, for tests of several files."""
 
+from hashlib import sha256
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.runtime import artifact
 from mbrl_ros.runtime.artifact import Artifact
+from mbrl_ros.runtime.dynamics import Dynamics
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 from mbrl_ros.runtime.surprise import Calibration, Scale, SIGNALS
 
 JOINT_STATE = {'topic': 'joint_states', 'type': 'sensor_msgs/msg/JointState'}
@@ -94,9 +97,24 @@ def trust_dict(usual_up_to=1e6, steps=3):
                        100, 'nothing').to_dict()
 
 
+def save_artifact(path, model, metadata):
+    """Write a model with its metadata, and return the file's SHA-256."""
+    data = artifact.serialise(model, metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return sha256(data).hexdigest()
+
+
 def artifact_of(model, robot, members, **changes):
     """A model as if it had been loaded from a file."""
     return Artifact(model, metadata_of(robot, members, **changes), 'hash', Path('dynamics.onnx'))
+
+
+def train(*args, **kw):
+    """Fit an ensemble; see `Training`."""
+    from mbrl_ros.learning.trainer import Training  # noqa: PLC0415 (torch is optional)
+
+    return Training(*args, **kw).run()
 
 
 def save_cart_model(folder, drag=0.9, std=0.05, data=None):
@@ -110,7 +128,17 @@ def save_cart_model(folder, drag=0.9, std=0.05, data=None):
                          np.full((2, 2), std))
     metadata = metadata_of(robot, 2, data=data or {'bags': []}, activation='silu')
     folder.mkdir(parents=True, exist_ok=True)
-    model_hash = artifact.save(folder / 'dynamics.onnx', model, metadata)
+    model_hash = save_artifact(folder / 'dynamics.onnx', model, metadata)
     (folder / 'metrics.json').write_text(json.dumps(metadata | {'hash': model_hash}))
     (folder / 'card.md').write_text(f'drag {drag}, std {std}')
     return artifact.load(folder / 'dynamics.onnx', robot)
+
+
+def rolls(particles, propagation='ts_infinity', **settings):
+    """Return how candidates are rolled out."""
+    return RolloutConfig(particles=particles, propagation=propagation, **settings)
+
+
+def dynamics_of(artifact):
+    """Return one step of an artifact."""
+    return Dynamics(artifact.model, artifact.metadata)

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 import json
 from types import SimpleNamespace
 
+from fakes import train
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,6 @@ from mbrl_ros.bench.trained import random_motion
 from mbrl_ros.cli.main import app
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.learning.config import TrainingConfig
-from mbrl_ros.learning.trainer import train
 
 FIXED_NAMES = {
     'ours_samples_per_s', 'mbrl_lib_samples_per_s', 'ratio', 'ours_holdout_nll',

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from fakes import metadata_of
+from fakes import metadata_of, save_artifact
 import numpy as np
 import pytest
 from rich.console import Console
@@ -26,7 +26,6 @@ from mbrl_ros.core.paths import find_model
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.learning import export
 from mbrl_ros.learning.ensemble import Ensemble
-from mbrl_ros.runtime import artifact
 from mbrl_ros.runtime.providers import cuda
 
 BUDGET = {'population': 20, 'particles': 5, 'horizon': 4, 'iterations': 2}
@@ -41,7 +40,7 @@ def write_model(folder):
     robot = load_robot('cartpole')
     ensemble = Ensemble(robot, 5, (8,), (-4.0, -1.0), torch.Generator().manual_seed(0))
     model, weights = folder / 'dynamics.onnx', folder / 'ensemble.npz'
-    artifact.save(model, export.to_onnx(ensemble, 4, 1), metadata_of(robot, 5))
+    save_artifact(model, export.to_onnx(ensemble, 4, 1), metadata_of(robot, 5))
     np.savez(weights, **ensemble.arrays())
     return model, weights
 

@@ -2,7 +2,7 @@
 
 from threading import Event, Timer
 
-from fakes import artifact_of, cart, cart_model, cart_task
+from fakes import artifact_of, cart, cart_model, cart_task, dynamics_of, rolls
 import numpy as np
 import pytest
 
@@ -74,7 +74,8 @@ def test_safe_value_is_not_slowed_and_is_where_the_next_action_starts():
 
 
 def decision_of(tick, actions, start):
-    inputs = Inputs(tick, start, np.empty((0, 1)), None, {}, np.empty(0), np.empty(0))
+    inputs = Inputs(tick, start, np.empty((0, 1)), None, {}, np.empty(0), np.empty(0),
+                    1)
     return Decision(inputs, actions, start, 0.5, 0, 0.0, None, None)
 
 
@@ -292,7 +293,7 @@ def make_mpc(seed=0, horizon=4, **model):
     artifact = artifact_of(cart_model(**model), robot, 2)
     planner = Planner(Config(population=60, num_elites=6, iterations=3),
                       ActionSpace(horizon, robot.action_min, robot.action_max))
-    return Mpc(artifact, Rollout(artifact, robot, task, 2), planner, robot,
+    return Mpc(dynamics_of(artifact), Rollout(artifact, robot, task, rolls(2)), planner, robot,
                np.random.default_rng(seed))
 
 
@@ -340,7 +341,7 @@ def test_warm_start_is_shifted_by_the_ticks_that_passed():
     artifact = artifact_of(cart_model(), robot, 2)
     planner = Watched(Config(population=10, num_elites=2, iterations=1),
                       ActionSpace(4, robot.action_min, robot.action_max))
-    mpc = Mpc(artifact, Rollout(artifact, robot, task, 2), planner, robot,
+    mpc = Mpc(dynamics_of(artifact), Rollout(artifact, robot, task, rolls(2)), planner, robot,
               np.random.default_rng(0))
     for tick in (1, 2, 5, 30):
         mpc.plan(tick, REST, ())

@@ -1,6 +1,6 @@
 """Cost terms: values by hand, NumPy against the traced graph, a task and a term of one's own."""
 
-from fakes import artifact_of, cart, cart_model, cart_task
+from fakes import artifact_of, cart, cart_model, cart_task, rolls
 import ndonnx as ndx
 import numpy as np
 import pytest
@@ -84,7 +84,7 @@ def test_numpy_equals_the_traced_graph(swingup):
 
 
 def rollout_cost(robot, task, actions):
-    rollout = Rollout(artifact_of(cart_model(), robot, 2), robot, task, 2, threads=1)
+    rollout = Rollout(artifact_of(cart_model(), robot, 2), robot, task, rolls(2), threads=1)
     try:
         draw = rollout.draw(np.random.default_rng(0))
         return rollout.costs(np.array([0.0, 1.0]), np.array(actions)[None, :, None], draw)[0]

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from threading import current_thread
 
-from fakes import artifact_of, cart, cart_model, cart_task
+from fakes import artifact_of, cart, cart_model, cart_task, rolls
 import numpy as np
 import pytest
 
@@ -27,9 +27,9 @@ def on_cpu(precision='float32', propagation='ts_infinity'):
     """Return the graph for a GPU in a session on the CPU, and a rollout to draw numbers with."""
     robot, task = cart(), cart_task()
     model = artifact_of(cart_model(std=0.5), robot, 2)
-    graph = compile_rollout(model, robot, task, 4, propagation, cuda.form(precision))
+    graph = compile_rollout(model, robot, task, rolls(4, propagation), cuda.form(precision))
     return (open_ort(graph.SerializeToString(), 'CPUExecutionProvider'),
-            Rollout(model, robot, task, 4, propagation))
+            Rollout(model, robot, task, rolls(4, propagation)))
 
 
 @pytest.mark.parametrize('propagation', ['ts_infinity', 'ts1'])
@@ -99,8 +99,8 @@ def test_a_driver_without_a_gpu_is_a_problem(monkeypatch):
 def test_a_gpu_computes_what_the_cpu_does(precision, tolerance, propagation):
     robot, task = cart(), cart_task()
     model = artifact_of(cart_model(std=0.5), robot, 2)
-    ours = Rollout(model, robot, task, 4, propagation)
-    other = Rollout(model, robot, task, 4, propagation, 'cuda', precision)
+    ours = Rollout(model, robot, task, rolls(4, propagation))
+    other = Rollout(model, robot, task, rolls(4, propagation), 'cuda', precision)
     rng = np.random.default_rng(0)
     for population in (40, 1, 40):
         actions, draw = rng.uniform(-2, 2, (population, 4, 1)), ours.draw(rng)

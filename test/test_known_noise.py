@@ -9,7 +9,7 @@ Position and velocity in [-1, 1], force in [-2, 2], all uniform:
 n1 and n2 are N(0, 1): the noise of the velocity grows elevenfold from one end to the other.
 """
 
-from fakes import cart
+from fakes import cart, train
 import numpy as np
 import pytest
 
@@ -20,7 +20,6 @@ from mbrl_ros.learning.evaluation import evaluate
 from mbrl_ros.learning.one_step import OneStep
 from mbrl_ros.learning.recalibration import Recalibration
 from mbrl_ros.learning.region import Region
-from mbrl_ros.learning.trainer import train
 from mbrl_ros.runtime.dynamics import Dynamics
 
 CONFIG = TrainingConfig(hidden_units=(32, 32), weight_decay=(1e-5, 1e-5, 1e-5),

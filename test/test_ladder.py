@@ -14,7 +14,8 @@ LAST = np.array([9.0])
 def plan_of(tick, horizon=4):
     """Plan of tick n: n.0, n.1, n.2, ..."""
     actions = tick + 0.1 * np.arange(horizon)[:, None]
-    inputs = Inputs(tick, np.zeros(2), np.empty((0, 1)), None, {}, np.empty(0), np.empty(0))
+    inputs = Inputs(tick, np.zeros(2), np.empty((0, 1)), None, {}, np.empty(0), np.empty(0),
+                    1)
     return Decision(inputs, actions, np.zeros(2), 0.0, 0, 0.0, None, None)
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import get_args
 
-from fakes import artifact_of, cart, linear_model
+from fakes import artifact_of, cart, linear_model, train
 import numpy as np
 import onnx
 import onnxruntime
@@ -20,7 +20,6 @@ from mbrl_ros.learning.ensemble import Ensemble
 from mbrl_ros.learning.evaluation import evaluate
 from mbrl_ros.learning.open_loop import predict_fan
 from mbrl_ros.learning.pipeline import train_model
-from mbrl_ros.learning.trainer import train
 from mbrl_ros.runtime import artifact
 from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.runtime.surprise import Calibration

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from fakes import cart, linear_model, metadata_of
+from fakes import cart, linear_model, metadata_of, save_artifact
 import numpy as np
 import pytest
 
@@ -28,7 +28,7 @@ def write_model(folder, gain, path=None, **metadata):
     push = np.array([[0.0], [0.0], [gain], [0.0]])
     model = linear_model([kinematics] * 2, [push] * 2, np.zeros((2, 4)), np.zeros((2, 4)))
     path = path or folder / 'dynamics.onnx'
-    artifact.save(path, model, metadata_of(robot, 2) | metadata)
+    save_artifact(path, model, metadata_of(robot, 2) | metadata)
     return '' if metadata else artifact.load(path, robot).hash
 
 

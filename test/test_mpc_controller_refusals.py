@@ -6,20 +6,20 @@ from pathlib import Path
 import subprocess
 import sys
 
+import onnx
 import pytest
 import yaml
 
 pytest.importorskip('rclpy')
 
 from controller_files import edit, make_controller, parameters_of
-from fakes import metadata_of
+from fakes import metadata_of, save_artifact
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.nodes.mpc_controller import MpcController
-from mbrl_ros.runtime import artifact
 
 OK = TransitionCallbackReturn.SUCCESS
 REPO = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ def model_of_another_robot(folder):
     data['observation'][1]['feature'] = 'linear'
     data['action'][0]['max'] = 2.0
     data['control_rate_hz'] = 50.0
-    artifact.save(folder / 'dynamics.onnx', artifact.onnx.load(folder / 'dynamics.onnx'),
+    save_artifact(folder / 'dynamics.onnx', onnx.load(folder / 'dynamics.onnx'),
                   metadata_of(RobotSpec.model_validate(data), 2))
 
 

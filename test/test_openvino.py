@@ -5,7 +5,7 @@ import importlib.util
 import subprocess
 import sys
 
-from fakes import artifact_of, cart, cart_model, cart_task, linear_model
+from fakes import artifact_of, cart, cart_model, cart_task, linear_model, rolls
 import numpy as np
 import onnx
 import pytest
@@ -54,7 +54,7 @@ def random_model(robot, centre=0.0):
 
 
 def both(model, robot, task, precision='float32', propagation='ts_infinity', particles=10):
-    return [Rollout(model, robot, task, particles, propagation, name, kind)
+    return [Rollout(model, robot, task, rolls(particles, propagation), name, kind)
             for name, kind in (('cpu', 'float32'), ('openvino', precision))]
 
 
@@ -126,7 +126,7 @@ def test_bf16_does_not_round_a_state_far_from_zero(robot, task):
 @pytest.mark.parametrize('precision', ['float32', 'bf16'])
 def test_tiles_of_several_threads_are_those_of_one(robot, task, precision, request):
     request.getfixturevalue('core' if precision == 'float32' else 'bf16')
-    rollout = Rollout(random_model(robot), robot, task, 10, provider='openvino',
+    rollout = Rollout(random_model(robot), robot, task, rolls(10), provider='openvino',
                       precision=precision, threads=1)
     draw = rollout.draw(np.random.default_rng(0))
     tiles = [candidates(16, 20, seed) for seed in range(24)]
@@ -147,7 +147,7 @@ def test_a_diverging_candidate_has_no_finite_cost(gain, signal, precision, reque
     model = linear_model([[[gain, 0.0], [0.0, 1.0]]] * 2, [[[1.0], [0.0]]] * 2, [[0.0, 0.0]] * 2,
                          [[0.0, 0.0]] * 2)
     task = cart_task(goal=[], cost=[{'term': 'squared', 'params': {'signal': signal}}])
-    rollout = Rollout(artifact_of(model, cart(), 2), cart(), task, 2, provider='openvino',
+    rollout = Rollout(artifact_of(model, cart(), 2), cart(), task, rolls(2), provider='openvino',
                       precision=precision)
     draw = rollout.draw(np.random.default_rng(0))
     cost = rollout.costs(np.zeros(2), np.full((3, 4, 1), 1.0), draw)
@@ -156,7 +156,7 @@ def test_a_diverging_candidate_has_no_finite_cost(gain, signal, precision, reque
 
 
 def test_small_numbers_of_the_caller_stay_what_they_are(core, robot, task):
-    rollout = Rollout(random_model(robot), robot, task, 5, provider='openvino')
+    rollout = Rollout(random_model(robot), robot, task, rolls(5), provider='openvino')
     rollout.costs(np.zeros(4), candidates(8, 20), rollout.draw(np.random.default_rng(0)))
     # 1e-40 is a subnormal of float32: flushed to zero where OpenVINO leaves its mode behind.
     assert (np.full(4, 1e-40, np.float32) * np.float32(0.5)).all()
@@ -166,7 +166,8 @@ def test_small_numbers_of_the_caller_stay_what_they_are(core, robot, task):
 def test_without_the_package_it_says_how_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ProviderError, match=r"'openvino': .*pip install openvino"):
-        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 2, provider='openvino')
+        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), rolls(2),
+                provider='openvino')
 
 
 def test_without_the_instructions_bf16_is_refused(monkeypatch):
@@ -176,7 +177,7 @@ def test_without_the_instructions_bf16_is_refused(monkeypatch):
         def get_property(self, device, name):
             return ['FP32', 'INT8'] if name == 'OPTIMIZATION_CAPABILITIES' else 'Old 1000'
     monkeypatch.setattr(openvino, 'Core', Old)
-    arguments = artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 2
+    arguments = artifact_of(cart_model(), cart(), 2), cart(), cart_task(), rolls(2)
     with pytest.raises(ProviderError, match=r'Old 1000 has FP32, INT8.* precision to float32'):
         Rollout(*arguments, provider='openvino', precision='bf16')
     Rollout(*arguments, provider='openvino').close()

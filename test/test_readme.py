@@ -22,8 +22,9 @@ from mbrl_ros.nodes.controller_params import ControllerParams
 from mbrl_ros.nodes.data_logger import LoggerParams
 from mbrl_ros.nodes.realtime import RealTimeParams
 from mbrl_ros.nodes.sim_robot import SimParams
-from mbrl_ros.planning import load_planning, RolloutConfig
+from mbrl_ros.planning import load_planning
 from mbrl_ros.planning.cem import Config
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / 'README.md').read_text()

@@ -21,8 +21,9 @@ from mbrl_ros.control.tick import Tick
 from mbrl_ros.core.errors import BagError, SpecError
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.core.task import load_task
-from mbrl_ros.planning import load_planning, RolloutConfig
+from mbrl_ros.planning import load_planning
 from mbrl_ros.planning.cem import Config, State
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 
 # Every bit pattern of a double is one: NaN with a payload, subnormal, minus zero.
 DOUBLES = arrays.arrays(np.uint64, arrays.array_shapes(min_dims=0, min_side=0, max_side=4),
@@ -49,7 +50,8 @@ def decision_of(tick=1, rollout=None, horizon=4, **changes):
     warm = State(*rng.normal(size=(2, horizon, 1)), rng.normal(size=(3, horizon, 1)),
                  rng.normal(size=(horizon, 1)))
     inputs = Inputs(tick, rng.normal(size=4), rng.normal(size=(1, 1)), warm,
-                    rng.bit_generator.state, np.float32([0.1, 0.6]), np.float32([1.0, 0.01]))
+                    rng.bit_generator.state, np.float32([0.1, 0.6]), np.float32([1.0, 0.01]),
+                    horizon)
     decision = Decision(inputs, rng.normal(size=(horizon, 1)), np.float32(rng.normal(size=4)),
                         rng.random(), 2, 0.0123, rollout or rollout_of(), None)
     known = {key: changes.pop(key) for key in list(changes) if hasattr(inputs, key)}
@@ -170,6 +172,7 @@ def test_late_plans_carry_the_stamp_of_what_they_answer():
 PLANNER = """
 from collections import namedtuple
 from mbrl_ros.planning.cem import Config, Planner as Cem
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 
 State = namedtuple('State', 'mean')
 
@@ -210,7 +213,7 @@ def spoilt(**changes):
     ('hello', BagError, 'no record of a decision'),
     ('[]', BagError, 'no record of a decision'),
     ('{}', BagError, "KeyError: 'setup'"),
-    (spoilt(format=2), BagError, 'format: Input should be 1'),
+    (spoilt(format=1), BagError, 'format: Input should be 2'),
     (spoilt(colour='red'), BagError, "unknown key 'colour'"),
     (spoilt(planner='divination'), SpecError, "unknown name 'divination'. Known: cem")])
 def test_what_cannot_be_read_is_refused(text, error, problem):

@@ -5,6 +5,7 @@ import json
 import shutil
 
 from bag_factory import array, joint_state, string, write_bag
+from fakes import rolls, save_artifact
 from matplotlib.figure import Figure
 import numpy as np
 import onnx
@@ -24,7 +25,6 @@ from mbrl_ros.core.paths import find_model
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.core.task import load_task
 from mbrl_ros.data.dataset import load_dataset
-from mbrl_ros.planning import RolloutConfig
 from mbrl_ros.planning.cem import Config
 from mbrl_ros.runtime import artifact
 from mbrl_ros.sim.mujoco_robot import MujocoRobot
@@ -40,7 +40,7 @@ EPISODES, STEPS = 5, 40
 def config_of(model, particles=5, propagation='ts_infinity', **budget):
     return PilotConfig(
         model=model, signal='', planner='cem', source_config=Config(**BUDGET | budget),
-        rollout=RolloutConfig(particles=particles, propagation=propagation), provider='cpu',
+        rollout=rolls(particles, propagation), provider='cpu',
         precision='', delay_steps=1, deadline_s=None, max_spread=1e6, seed=11)
 
 
@@ -87,13 +87,13 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp('models')
     own, other = folder / 'own' / 'dynamics.onnx', folder / 'other' / 'dynamics.onnx'
     known = artifact.load(find_model('cartpole'), SPEC)
-    artifact.save(own, known.model, known.metadata | {'horizon': 7})  # its hash is not shipped
+    save_artifact(own, known.model, known.metadata | {'horizon': 7})  # its hash is not shipped
     changed = onnx.ModelProto.FromString(known.model.SerializeToString())
     weights = max((part.t for node in changed.graph.node for part in node.attribute),
                   key=lambda tensor: np.prod(tensor.dims))
     weights.CopyFrom(onnx.numpy_helper.from_array(
         onnx.numpy_helper.to_array(weights) * np.float32(2.0), weights.name))
-    artifact.save(other, changed, known.metadata)
+    save_artifact(other, changed, known.metadata)
     return own, other
 
 

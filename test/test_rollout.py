@@ -6,7 +6,7 @@ import itertools
 import threading
 import time
 
-from fakes import artifact_of, cart, cart_model, cart_task, linear_model
+from fakes import artifact_of, cart, cart_model, cart_task, linear_model, rolls
 import numpy as np
 import onnx
 import onnxruntime
@@ -82,7 +82,7 @@ def reference(ensemble, state, actions, draw, propagation, goal, weights):
 
 
 def session_of(model, robot, task, particles, propagation='ts_infinity', form=PLAIN):
-    graph = compile_rollout(model, robot, task, particles, propagation, form)
+    graph = compile_rollout(model, robot, task, rolls(particles, propagation), form)
     return open_ort(graph.SerializeToString(), 'CPUExecutionProvider')
 
 
@@ -97,7 +97,7 @@ def problem(robot, population, seed):
 def test_equals_the_definition(robot, task, members, particles, propagation):
     ensemble = make_ensemble(robot, members)
     model = artifact_of(export.to_onnx(ensemble, 4, 1), robot, members)
-    rollout = Rollout(model, robot, task, particles, propagation, threads=2)
+    rollout = Rollout(model, robot, task, rolls(particles, propagation), threads=2)
     draw = rollout.draw(np.random.default_rng(particles))
     for population in (1, 7, 40):
         state, actions = problem(robot, population, population)
@@ -114,7 +114,7 @@ def test_the_two_schemes_differ(robot, task):
     ensemble = make_ensemble(robot, 2)
     model = artifact_of(export.to_onnx(ensemble, 4, 1), robot, 2)
     state, actions = problem(robot, 3, 0)
-    one, other = (Rollout(model, robot, task, 4, kind) for kind in ('ts_infinity', 'ts1'))
+    one, other = (Rollout(model, robot, task, rolls(4, kind)) for kind in ('ts_infinity', 'ts1'))
     draw = other.draw(np.random.default_rng(0))
     assert np.abs(one.costs(state, actions, draw) - other.costs(state, actions, draw)).min() > 1e-4
     # With the identity as permutation TS1 is TS-infinity.
@@ -126,8 +126,8 @@ def test_the_two_schemes_differ(robot, task):
 
 
 def test_draw_is_normal_noise_and_permutations():
-    rollout = Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(horizon=50), 20,
-                      'ts1')
+    rollout = Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(horizon=50),
+                      rolls(20, 'ts1'))
     draw = rollout.draw(np.random.default_rng(0))
     assert draw.noise.shape == (50, 20, 2)
     # 2000 draws: the mean's std is 0.022, that of the std 0.016; five of each allowed.
@@ -144,7 +144,7 @@ def test_tiles_do_not_change_the_result(robot, task):
     state, actions = problem(robot, 41, 0)
     found = []
     for threads in (1, 2, 3, 64):
-        rollout = Rollout(model, robot, task, 4, threads=threads)
+        rollout = Rollout(model, robot, task, rolls(4), threads=threads)
         found.append(rollout.costs(state, actions, rollout.draw(np.random.default_rng(0))))
         rollout.close()
     for other in found[1:]:
@@ -153,7 +153,7 @@ def test_tiles_do_not_change_the_result(robot, task):
 
 def test_prediction_and_costs_agree():
     robot, task = cart(), cart_task()
-    rollout = Rollout(artifact_of(cart_model(std=0.5), robot, 2), robot, task, 4)
+    rollout = Rollout(artifact_of(cart_model(std=0.5), robot, 2), robot, task, rolls(4))
     draw = rollout.draw(np.random.default_rng(0))
     actions = np.array([[1.0], [2.0], [0.0], [-1.0]])
     prediction = rollout.predict(np.array([0.0, 1.0]), actions, draw)
@@ -185,7 +185,7 @@ def test_goal_and_weights_are_inputs():
 
 def test_a_new_goal_is_that_of_the_next_plan():
     robot, task = cart(), cart_task(horizon=1)
-    rollout = Rollout(artifact_of(cart_model(), robot, 2), robot, task, 2)
+    rollout = Rollout(artifact_of(cart_model(), robot, 2), robot, task, rolls(2))
     draw, still = rollout.draw(np.random.default_rng(0)), np.zeros((1, 1, 1))
     # One step from (0, 0) without force stays there: the cost is the goal's square.
     assert rollout.costs(np.zeros(2), still, draw)[0] == pytest.approx(1.0)
@@ -201,26 +201,29 @@ def test_a_new_goal_is_that_of_the_next_plan():
 
 def test_particles_are_shared_out_evenly():
     with pytest.raises(SpecError, match=r'particles: 5 .* 2 members; allowed: multiples of 2'):
-        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 5)
+        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), rolls(5))
 
 
 @pytest.mark.skipif('CUDAExecutionProvider' in onnxruntime.get_available_providers(),
                     reason='this ONNX Runtime has CUDA')
 def test_a_missing_provider_is_refused_with_what_there_is():
     with pytest.raises(ProviderError) as caught:
-        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 2, provider='cuda')
+        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), rolls(2),
+                provider='cuda')
     for part in ("'cuda'", 'CUDAExecutionProvider', 'CPUExecutionProvider', 'onnxruntime-gpu'):
         assert part in str(caught.value)
 
 
 def test_an_unknown_provider_is_answered_with_the_known():
     with pytest.raises(SpecError, match=r"providers: unknown name 'tpu'. Known: cpu, cuda"):
-        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 2, provider='tpu')
+        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), rolls(2),
+                provider='tpu')
 
 
 def test_an_unknown_precision_is_answered_with_the_known():
     with pytest.raises(ProviderError, match=r"'cpu' knows no precision 'int8'; .* float32"):
-        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 2, precision='int8')
+        Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), rolls(2),
+                precision='int8')
 
 
 @pytest.mark.parametrize('propagation', ['ts_infinity', 'ts1'])
@@ -228,7 +231,7 @@ def test_an_unknown_precision_is_answered_with_the_known():
     (False, True), (False, True), ('float32', 'float16'))], ids=repr)
 def test_every_form_is_the_same_function(robot, task, form, propagation):
     model = small_model(robot)
-    rollout = Rollout(model, robot, task, 4, propagation)
+    rollout = Rollout(model, robot, task, rolls(4, propagation))
     state, actions = problem(robot, 7, 0)
     draw = rollout.draw(np.random.default_rng(0))
     expected = rollout.costs(state, actions, draw)
@@ -245,7 +248,7 @@ def test_every_form_is_the_same_function(robot, task, form, propagation):
 
 def test_an_error_in_one_tile_leaves_no_tile_running(robot, task):
     model = small_model(robot)
-    rollout = Rollout(model, robot, task, 4, threads=2)
+    rollout = Rollout(model, robot, task, rolls(4), threads=2)
     session, running = rollout._session, []
 
     class Failing:
@@ -267,7 +270,7 @@ def test_an_error_in_one_tile_leaves_no_tile_running(robot, task):
 
 def test_predictions_and_costs_at_the_same_time(robot, task):
     model = small_model(robot)
-    rollout = Rollout(model, robot, task, 4, threads=2)
+    rollout = Rollout(model, robot, task, rolls(4), threads=2)
     state, actions = problem(robot, 40, 0)
     draw = rollout.draw(np.random.default_rng(0))
     costs = rollout.costs(state, actions, draw)
@@ -298,7 +301,7 @@ def test_float16_bears_fields_of_any_size(robot, task):
 
 def test_calibration_takes_the_fastest_tiles(robot, task):
     model = small_model(robot)
-    rollout = Rollout(model, robot, task, 4, threads=2)
+    rollout = Rollout(model, robot, task, rolls(4), threads=2)
     state, actions = problem(robot, 64, 0)
     draw = rollout.draw(np.random.default_rng(0))
     before = rollout.costs(state, actions, draw)
@@ -313,7 +316,7 @@ def test_calibration_takes_the_fastest_tiles(robot, task):
 def test_the_graph_is_float32_without_shape_arithmetic(robot, task):
     model = small_model(robot)
     for propagation in ('ts_infinity', 'ts1'):
-        graph = compile_rollout(model, robot, task, 4, propagation, PLAIN).graph
+        graph = compile_rollout(model, robot, task, rolls(4, propagation), PLAIN).graph
         assert {node.op_type for node in graph.node} & {'Shape', 'Size', 'Cast', 'Loop'} == set()
         types = {node.attribute[0].t.data_type for node in graph.node
                  if node.op_type == 'Constant'}
@@ -322,7 +325,7 @@ def test_the_graph_is_float32_without_shape_arithmetic(robot, task):
 
 @pytest.mark.parametrize('form', [Form(), Form(split_members=True)])
 def test_weights_are_kept_once(robot, task, form):
-    model = compile_rollout(small_model(robot), robot, task, 2, 'ts_infinity', form)
+    model = compile_rollout(small_model(robot), robot, task, rolls(2), form)
     large = [node for node in model.graph.node if node.op_type == 'Constant'
              and len(node.attribute[0].t.raw_data) >= 6 * 16 * 4]
     # Three weight matrices (6 features: x, two velocities, sin, cos, force), whatever the horizon;
@@ -338,7 +341,7 @@ def test_a_diverging_candidate_has_no_finite_cost(gain, signal):
     model = linear_model([[[gain, 0.0], [0.0, 1.0]]] * 2, [[[1.0], [0.0]]] * 2, [[0.0, 0.0]] * 2,
                          [[0.0, 0.0]] * 2)
     task = cart_task(goal=[], cost=[{'term': 'squared', 'params': {'signal': signal}}])
-    rollout = Rollout(artifact_of(model, robot, 2), robot, task, 2)
+    rollout = Rollout(artifact_of(model, robot, 2), robot, task, rolls(2))
     draw = rollout.draw(np.random.default_rng(0))
     cost = rollout.costs(np.zeros(2), np.full((1, 4, 1), 1.0), draw)
     assert not np.isfinite(cost).any()
@@ -351,7 +354,7 @@ def test_a_saturating_cost_does_not_hide_infinity(robot, task):
     # The slider: 1, 1e10, ... 1e40 after five steps, infinite in float32 at the last one only.
     gain = eye * np.array([1e10, 1.0, 1.0, 1.0])
     model = linear_model([gain] * 2, [np.ones((4, 1))] * 2, np.zeros((2, 4)), np.zeros((2, 4)))
-    rollout = Rollout(artifact_of(model, robot, 2), robot, task, 2)
+    rollout = Rollout(artifact_of(model, robot, 2), robot, task, rolls(2))
     actions = np.array([[0.0] * HORIZON, [1.0] * HORIZON])[..., None]
     cost = rollout.costs(np.zeros(4), actions, rollout.draw(np.random.default_rng(0)))
     assert np.isfinite(cost).tolist() == [True, False]

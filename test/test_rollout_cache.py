@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 import sys
 
-from fakes import artifact_of, cart, cart_model, cart_task
+from fakes import artifact_of, cart, cart_model, cart_task, rolls
 import numpy as np
 import pytest
 
@@ -25,14 +25,15 @@ def test_a_compiled_graph_comes_from_the_cache_until_anything_changes(monkeypatc
         cost = rollout.costs(state, actions, rollout.draw(np.random.default_rng(0)))
         rollout.close()
         return rollout.was_cached, cost
-    was_cached, cost = use(model, robot, task, 6)
+    was_cached, cost = use(model, robot, task, rolls(6))
     assert not was_cached
-    was_cached, again = use(model, robot, task, 6)
+    was_cached, again = use(model, robot, task, rolls(6))
     assert was_cached
     np.testing.assert_array_equal(again, cost)
     heavier = cart_task(goal=[], cost=[{'term': 'squared', 'params': {'signal': 'velocity'}}])
-    for arguments in ((noisy, robot, task, 6), (model, robot, task, 4), (model, robot, heavier, 6),
-                      (model, robot, task, 6, 'ts1')):
+    for arguments in ((noisy, robot, task, rolls(6)), (model, robot, task, rolls(4)),
+                      (model, robot, heavier, rolls(6)),
+                      (model, robot, task, rolls(6, 'ts1'))):
         assert not use(*arguments)[0]
         assert use(*arguments)[0]
     # A damaged file is made anew.
@@ -40,7 +41,7 @@ def test_a_compiled_graph_comes_from_the_cache_until_anything_changes(monkeypatc
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
-    was_cached, repaired = use(model, robot, task, 6)
+    was_cached, repaired = use(model, robot, task, rolls(6))
     assert not was_cached
     np.testing.assert_array_equal(repaired, cost)
 
@@ -49,7 +50,7 @@ def test_a_cache_that_cannot_be_written_is_none(monkeypatch, tmp_path):
     (tmp_path / 'file').write_text('not a folder')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
     for _ in range(2):
-        rollout = Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 2)
+        rollout = Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), rolls(2))
         assert not rollout.was_cached
         rollout.close()
 
@@ -57,13 +58,13 @@ def test_a_cache_that_cannot_be_written_is_none(monkeypatch, tmp_path):
 def test_a_cache_that_can_only_be_read_is_read(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     model = artifact_of(cart_model(), cart(), 2)
-    Rollout(model, cart(), cart_task(), 2).close()
+    Rollout(model, cart(), cart_task(), rolls(2)).close()
 
     def refuse(*given):
         raise PermissionError
     monkeypatch.setattr(os, 'utime', refuse)
     monkeypatch.setattr(os, 'replace', refuse)
-    rollout = Rollout(model, cart(), cart_task(), 2)
+    rollout = Rollout(model, cart(), cart_task(), rolls(2))
     assert rollout.was_cached
     rollout.close()
 
@@ -73,7 +74,7 @@ def test_a_user_without_a_home_has_no_cache(monkeypatch):
         raise RuntimeError('Could not determine home directory.')
     monkeypatch.delenv('XDG_CACHE_HOME')
     monkeypatch.setattr(Path, 'home', homeless)
-    rollout = Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), 2)
+    rollout = Rollout(artifact_of(cart_model(), cart(), 2), cart(), cart_task(), rolls(2))
     assert not rollout.was_cached
     rollout.close()
 
@@ -104,7 +105,7 @@ def cost(signal, params):
         for name in [name for name in sys.modules if name.startswith('lab_of_ours')]:
             del sys.modules[name]
         importlib.invalidate_caches()
-        rollout = Rollout(model, cart(), task.model_copy(update={'horizon': 2}), 2)
+        rollout = Rollout(model, cart(), task.model_copy(update={'horizon': 2}), rolls(2))
         cost = rollout.costs(np.array([0.0, 1.0]), np.zeros((1, 2, 1)),
                              rollout.draw(np.random.default_rng(0)))
         assert cost[0] == pytest.approx(expected * 0.3, rel=1e-5)

@@ -1,6 +1,6 @@
 """Which command acted between which observations, and what surprise does to a command."""
 
-from fakes import artifact_of, cart, cart_model, cart_task, trust_dict
+from fakes import artifact_of, cart, cart_model, cart_task, dynamics_of, rolls, trust_dict
 import numpy as np
 import pytest
 
@@ -79,7 +79,7 @@ def fly(gauge, **trust):
     artifact = artifact_of(cart_model(), robot, 2)
     planner = Planner(Config(population=60, num_elites=6, iterations=3),
                       ActionSpace(4, robot.action_min, robot.action_max))
-    mpc = Mpc(artifact, Rollout(artifact, robot, task, 2), planner, robot,
+    mpc = Mpc(dynamics_of(artifact), Rollout(artifact, robot, task, rolls(2)), planner, robot,
               np.random.default_rng(0))
     return mpc, PlanPilot(mpc, SafetyGate(robot, 5.0, {}), robot, 0, None,
                           supervisor=make_supervisor(gauge, 0, **trust))

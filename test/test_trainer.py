@@ -2,7 +2,7 @@
 
 from io import BytesIO
 
-from fakes import artifact_of, cart, cart_task
+from fakes import artifact_of, cart, cart_task, rolls, save_artifact, train
 import numpy as np
 import onnx
 import pytest
@@ -17,7 +17,7 @@ from mbrl_ros.learning import export
 from mbrl_ros.learning.config import TrainingConfig
 from mbrl_ros.learning.heads import score_heads
 from mbrl_ros.learning.pipeline import train_model
-from mbrl_ros.learning.trainer import choose_device, train, Training
+from mbrl_ros.learning.trainer import choose_device, Training
 from mbrl_ros.runtime import artifact
 from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.runtime.rollout import Rollout
@@ -135,7 +135,7 @@ def assert_plans(model, robot):
     task, dynamics = cart_task(horizon=3), Dynamics(model.model, model.metadata)
     rng = np.random.default_rng(0)
     state, actions = np.array([0.3, -0.2]), rng.uniform(-1, 1, (4, 3, 1))
-    rollout = Rollout(model, robot, task, 6)
+    rollout = Rollout(model, robot, task, rolls(6))
     draw = rollout.draw(rng)
     found = rollout.costs(state, actions, draw)
     rollout.close()
@@ -161,7 +161,7 @@ def assert_plans(model, robot):
 def test_every_kind_loads_and_plans(kind, tmp_path):
     config, result = kind
     made = export_of(result, cart())
-    artifact.save(tmp_path / 'dynamics.onnx', made.model, made.metadata)
+    save_artifact(tmp_path / 'dynamics.onnx', made.model, made.metadata)
     model = artifact.load(tmp_path / 'dynamics.onnx', cart())
     assert model.members == config['members']
     assert_plans(model, cart())
@@ -204,7 +204,7 @@ def test_heads_leave_the_state_as_it_was_and_the_model_loads_and_plans(judged, t
     errors = []
     for result in (judged, plain):
         made = export_of(result, cart())
-        artifact.save(tmp_path / 'dynamics.onnx', made.model, made.metadata)
+        save_artifact(tmp_path / 'dynamics.onnx', made.model, made.metadata)
         model = artifact.load(tmp_path / 'dynamics.onnx', cart())
         assert_plans(model, cart())
         mean, _ = Dynamics(model.model, model.metadata)(held.states[:, 0], held.actions[:, 0])
@@ -224,7 +224,7 @@ def test_heads_are_named_outputs_that_a_model_may_have_and_none_beside_them(judg
         np.zeros((5, 2)), np.zeros((5, 1)))['reward'] == pytest.approx(found['reward'], abs=1e-5)
     for other in ({'reward': 'prize'}, {'std': 'spread'}):
         renamed = rename(model.model, other)
-        artifact.save(tmp_path / 'dynamics.onnx', renamed, model.metadata)
+        save_artifact(tmp_path / 'dynamics.onnx', renamed, model.metadata)
         with pytest.raises(ModelError, match='expected inputs'):
             artifact.load(tmp_path / 'dynamics.onnx', cart())
 

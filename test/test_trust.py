@@ -324,14 +324,15 @@ class Loop:
         self.model = artifact.load(find_model('cartpole'), self.robot)
         self.planning = load_planning('cem')
         self.rollout = Rollout(self.model, self.robot, self.task,
-                               self.planning.rollout.particles, threads=1)
+                               self.planning.rollout, threads=1)
 
     def drive(self, seed, steps, start=None, **scales):
         """Return the figure and the level of every tick."""
         space = ActionSpace(self.task.horizon, self.robot.action_min, self.robot.action_max)
         planner = make_planner('cem', config_class('cem').model_validate(self.planning.params),
                                space)
-        mpc = Mpc(self.model, self.rollout, planner, self.robot, np.random.default_rng(seed))
+        dynamics = Dynamics(self.model.model, self.model.metadata)
+        mpc = Mpc(dynamics, self.rollout, planner, self.robot, np.random.default_rng(seed))
         gauge = TrustGauge(Dynamics(self.model.model, self.model.metadata),
                            Calibration.from_dict(self.model.metadata['trust']))
         limiter, simulated = TrustLimiter(DEFAULT), MujocoRobot(self.robot, **scales)

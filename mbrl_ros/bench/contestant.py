@@ -12,7 +12,9 @@ from mbrl_ros.core.task import load_task
 from mbrl_ros.planning import ActionSpace, make_planner
 from mbrl_ros.planning.cem import Config
 from mbrl_ros.runtime import artifact
+from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.runtime.rollout import Rollout
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 
 ROBOT, TASK = 'cartpole', 'cartpole_swingup'
 ELITES_SHARE, SMOOTHING = 0.1, 0.1  # cem_elite_ratio and cem_alpha of mbrl-lib's pets_cartpole
@@ -46,15 +48,15 @@ class Contestant:
         robot = load_robot(ROBOT)
         task = load_task(TASK, robot).model_copy(update={'horizon': budget['horizon']})
         model = artifact.load(model_path, robot)
-        self.rollout = Rollout(model, robot, task, budget['particles'], 'ts_infinity', provider,
-                               precision)
+        rolled_out = RolloutConfig.model_validate({'particles': budget['particles']})
+        self.rollout = Rollout(model, robot, task, rolled_out, provider, precision)
         config = Config.model_validate({
             'population': budget['population'], 'iterations': budget['iterations'],
             'num_elites': round(ELITES_SHARE * budget['population']), 'smoothing': SMOOTHING,
             'noise_exponent': 0.0, 'keep_elites': 0})
         space = ActionSpace(task.horizon, robot.action_min, robot.action_max)
-        self._mpc = Mpc(model, self.rollout, make_planner('cem', config, space), robot,
-                        np.random.default_rng(0))
+        self._mpc = Mpc(Dynamics(model.model, model.metadata), self.rollout,
+                        make_planner('cem', config, space), robot, np.random.default_rng(0))
         self._mpc.calibrate()
 
     def plan(self, state: np.ndarray) -> None:

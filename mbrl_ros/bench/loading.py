@@ -44,11 +44,13 @@ def _measure(model: Path, robot_name: str, task_name: str, horizon: int, particl
     from mbrl_ros.core.task import load_task  # noqa: PLC0415
     from mbrl_ros.runtime import artifact  # noqa: PLC0415
     from mbrl_ros.runtime.rollout import Rollout  # noqa: PLC0415
+    from mbrl_ros.runtime.rollout_config import RolloutConfig  # noqa: PLC0415
 
     robot = load_robot(robot_name)
     task = load_task(task_name, robot).model_copy(update={'horizon': horizon})
     imported = time.perf_counter()
-    rollout = Rollout(artifact.load(model, robot), robot, task, particles)
+    rollout = Rollout(artifact.load(model, robot), robot, task,
+                      RolloutConfig.model_validate({'particles': particles}))
     ready = time.perf_counter()
     rollout.close()
     sys.stdout.write(json.dumps({'import_s': imported - began, 'ready_s': ready - imported,

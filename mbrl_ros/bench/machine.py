@@ -1,13 +1,14 @@
 """What a measurement was taken on: without it, a time says nothing."""
 
 from datetime import datetime, UTC
-from importlib.metadata import PackageNotFoundError, version
 import os
 from pathlib import Path
 import platform
 import shutil
 import subprocess
 from typing import Any
+
+from mbrl_ros.core.versions import installed_versions
 
 PACKAGES = ('mbrl_ros', 'numpy', 'onnxruntime', 'onnxruntime-gpu', 'openvino', 'torch')
 
@@ -17,7 +18,7 @@ def describe_machine() -> dict[str, Any]:
     return {'date': datetime.now(UTC).isoformat(timespec='seconds'),
             'processor': _processor(), 'cores': len(os.sched_getaffinity(0)), 'gpu': _gpu(),
             'system': f'{platform.system()} {platform.machine()}',
-            'versions': {'python': platform.python_version(), **_versions()}}
+            'versions': installed_versions(PACKAGES)}
 
 
 def _processor() -> str:
@@ -36,13 +37,3 @@ def _gpu() -> str | None:
     asked = subprocess.run(['nvidia-smi', '--query-gpu=name', '--format=csv,noheader'],
                            capture_output=True, text=True, check=False, timeout=30)
     return asked.stdout.strip() or None
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -22,7 +22,9 @@ from mbrl_ros.core.task import load_task
 from mbrl_ros.planning import ActionSpace, make_planner
 from mbrl_ros.planning.cem import Config
 from mbrl_ros.runtime import artifact
+from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.runtime.rollout import Draw, Rollout
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 from mbrl_ros.sim.mujoco_robot import MujocoRobot
 
 ROBOT, TASK, HORIZON, PARTICLES = 'cartpole', 'cartpole_swingup', 25, 5
@@ -71,10 +73,11 @@ def drive(ticks: int) -> np.ndarray:
     robot = load_robot(ROBOT)
     task = load_task(TASK, robot).model_copy(update={'horizon': HORIZON})
     model = artifact.load(find_model(ROBOT), robot)
-    rollout = _WatchedRollout(model, robot, task, PARTICLES)
+    rolled_out = RolloutConfig.model_validate({'particles': PARTICLES})
+    rollout = _WatchedRollout(model, robot, task, rolled_out)
     space = ActionSpace(HORIZON, robot.action_min, robot.action_max)
-    mpc = Mpc(model, rollout, make_planner('cem', CONFIG, space), robot,
-              np.random.default_rng(0))
+    mpc = Mpc(Dynamics(model.model, model.metadata), rollout,
+              make_planner('cem', CONFIG, space), robot, np.random.default_rng(0))
     mpc.calibrate()
     gate = SafetyGate(robot, float('inf'), task.termination)
     pilot = PlanPilot(mpc, gate, robot, delay_steps=1, deadline_s=None)

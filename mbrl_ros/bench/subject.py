@@ -16,8 +16,10 @@ from mbrl_ros.bench.process import resident_mb
 from mbrl_ros.bench.workload import Workload
 from mbrl_ros.control.mpc import Mpc
 from mbrl_ros.planning import Noise, Planner
+from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.runtime.providers import Session
 from mbrl_ros.runtime.rollout import Draw, Rollout
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 
 Span = tuple[float, float]  # start and end [s]
 
@@ -96,8 +98,9 @@ class _MeteredPlanner:
 
     def __init__(self, parts: Parts, planner: Planner) -> None:
         self._parts, self._planner = parts, planner
-        self.num_iterations = planner.num_iterations
+        self.asks, self.num_iterations = planner.asks, planner.num_iterations
         self.noise, self.init, self.solution = planner.noise, planner.init, planner.solution
+        self.is_settled = planner.is_settled
 
     def sample(self, state: Any, noise: Noise) -> Any:
         return self._timed(self._planner.sample, state, noise)
@@ -148,8 +151,8 @@ class Subject:
         self.plans: list[Parts] = []
         self._parts = Parts()
         robot, artifact = workload.robot(), workload.artifact()
-        what = (artifact, robot, workload.task(), workload.particles, workload.propagation,
-                provider, precision)
+        rolled_out = RolloutConfig.model_validate({'particles': workload.particles})
+        what = artifact, robot, workload.task(), rolled_out, provider, precision
         with own_cache():
             began = time.perf_counter()
             Rollout(*what).close()
@@ -158,8 +161,9 @@ class Subject:
             self.rollout = _MeteredRollout(self._parts, *what)
             spent = time.perf_counter() - began
         self.cached_load_s = spent if self.rollout.was_cached else None
-        self._mpc = Mpc(artifact, self.rollout, _MeteredPlanner(self._parts, workload.planner()),
-                        robot, np.random.default_rng(0))
+        self._mpc = Mpc(Dynamics(artifact.model, artifact.metadata), self.rollout,
+                        _MeteredPlanner(self._parts, workload.planner()), robot,
+                        np.random.default_rng(0))
         self._rest, self._safe = np.zeros(workload.num_state), robot.safe_value
         self._mpc.calibrate()
         self.plan()

@@ -17,6 +17,7 @@ from mbrl_ros.core.yaml_file import Strict
 from mbrl_ros.planning import ActionSpace, config_class, make_planner, PlanningConfig
 from mbrl_ros.runtime import providers
 from mbrl_ros.runtime.artifact import Artifact
+from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.runtime.rollout import Rollout
 
 SMALLEST, LARGEST = 8, 10_000
@@ -116,15 +117,15 @@ class _Bench:
                  planning: PlanningConfig, provider: str, precision: str,
                  progress: Callable[[Attempt], None]) -> None:
         self._robot, self._model, self._planner = robot, model, planning.planner
-        self._rollout = Rollout(model, robot, task, planning.rollout.particles,
-                                planning.rollout.propagation, provider, precision)
+        self._rollout = Rollout(model, robot, task, planning.rollout, provider, precision)
         self._space = ActionSpace(task.horizon, robot.action_min, robot.action_max)
         self._progress = progress
 
     def measure(self, config: Strict, plans: int, seconds: float) -> Attempt:
         """Time plans with this Config."""
         planner = make_planner(self._planner, config, self._space)
-        mpc = Mpc(self._model, self._rollout, planner, self._robot, np.random.default_rng(0))
+        mpc = Mpc(Dynamics(self._model.model, self._model.metadata), self._rollout, planner,
+                  self._robot, np.random.default_rng(0))
         mpc.calibrate()
         times_s = mpc.warm_up(plans, seconds)
         p50_s, p99_s = np.quantile(times_s, [0.5, 0.99])

@@ -13,7 +13,6 @@ from mbrl_ros.learning.ensemble import Ensemble
 from mbrl_ros.learning.export import to_onnx
 from mbrl_ros.planning import ActionSpace, make_planner, Planner
 from mbrl_ros.planning.cem import Config
-from mbrl_ros.runtime import Propagation
 from mbrl_ros.runtime.artifact import Artifact
 
 CONTROL_RATE_HZ = 25.0
@@ -40,8 +39,6 @@ class Workload:
         S and A; all fields are linear, so the networks have S + A inputs.
     population, particles, horizon, iterations
         P, K (a multiple of E), H, and refits a plan.
-    propagation
-        Trajectory sampling scheme.
     noise_exponent
         Of the planner's noise: 0 is white (PETS), 2 is smooth (iCEM).
 
@@ -55,7 +52,6 @@ class Workload:
     particles: int = 5
     horizon: int = 25
     iterations: int = 3
-    propagation: Propagation = 'ts_infinity'
     noise_exponent: float = 2.0
 
     def flop(self) -> int:

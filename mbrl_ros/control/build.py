@@ -20,9 +20,11 @@ from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.core.yaml_file import Strict
 from mbrl_ros.costs import CostFunction
-from mbrl_ros.planning import ActionSpace, make_planner, Planner, RolloutConfig
+from mbrl_ros.planning import ActionSpace, make_planner, Planner
 from mbrl_ros.runtime import artifact
+from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.runtime.rollout import Rollout
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 from mbrl_ros.runtime.surprise import Calibration
 
 SMALLEST_SPREAD = 1e-3
@@ -153,11 +155,11 @@ def build_engine(robot: RobotSpec, task: TaskSpec, config: PilotConfig,
     """
     model = artifact.load(config.model, robot)
     began = time.perf_counter()
-    rollout = Rollout(model, robot, task, config.rollout.particles, config.rollout.propagation,
-                      config.provider, config.precision)
+    rollout = Rollout(model, robot, task, config.rollout, config.provider, config.precision)
     compile_s = time.perf_counter() - began
     planner = build_planner(robot, task, config.planner, config.source_config)
-    mpc = Mpc(model, rollout, planner, robot, np.random.default_rng(config.seed))
+    dynamics = Dynamics(model.model, model.metadata)
+    mpc = Mpc(dynamics, rollout, planner, robot, np.random.default_rng(config.seed))
     try:
         if num_tiles is not None:
             rollout.num_tiles = num_tiles
@@ -185,6 +187,6 @@ def build_engine(robot: RobotSpec, task: TaskSpec, config: PilotConfig,
     facts = {'provider': rollout.provider, 'precision': rollout.precision,
              'configured_p99_ms': float(p99_ms), 'hash': model.hash, 'path': str(config.model),
              'seed': config.seed, 'spread_limit': limit}
-    gauge = TrustGauge(mpc.dynamics, Calibration.from_dict(model.metadata['trust']))
+    gauge = TrustGauge(dynamics, Calibration.from_dict(model.metadata['trust']))
     return Engine(mpc, rollout, gauge, model.metadata, limit, float(p50_ms) * 1e-3,
                   float(p99_ms) * 1e-3, notes, facts)

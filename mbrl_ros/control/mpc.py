@@ -10,7 +10,6 @@ import numpy as np
 
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.planning import optimise, Planner
-from mbrl_ros.runtime.artifact import Artifact
 from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.runtime.rollout import Draw, Prediction, Rollout
 
@@ -34,6 +33,8 @@ class Inputs:
         State of the random generator's bits.
     goal, weights : array, shapes (G,) and (T,), float32
         Of the task.
+    horizon : int
+        Steps that count, at most H.
 
     """
 
@@ -44,6 +45,7 @@ class Inputs:
     generator: Mapping[str, Any]
     goal: np.ndarray
     weights: np.ndarray
+    horizon: int
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ class Mpc:
 
     Parameters
     ----------
-    artifact, rollout, planner
-        Model, its compiled rollout and the planner.
+    dynamics, rollout, planner
+        One step of the model, its compiled rollout and the planner.
     robot : RobotSpec
         Sizes and limits.
     generator : numpy Generator
@@ -106,14 +108,14 @@ class Mpc:
     Attributes
     ----------
     dynamics : Dynamics
-        One step of the model.
+        As given.
 
     """
 
-    def __init__(self, artifact: Artifact, rollout: Rollout, planner: Planner, robot: RobotSpec,
+    def __init__(self, dynamics: Dynamics, rollout: Rollout, planner: Planner, robot: RobotSpec,
                  generator: np.random.Generator) -> None:
-        self._rollout, self._planner, self._robot = rollout, planner, robot
-        self.dynamics = Dynamics(artifact.model, artifact.metadata)
+        self.dynamics, self._rollout, self._planner, self._robot = (
+            dynamics, rollout, planner, robot)
         self._generator = generator
         self._noise = planner.noise(generator)
         self._state: Any = planner.init()
@@ -143,7 +145,8 @@ class Mpc:
         return self.decide(Inputs(
             tick, observation, np.reshape(in_flight, (-1, len(self._robot.action))),
             self._planner.shift(self._state, shift) if shift else self._state,
-            self._generator.bit_generator.state, self._rollout.goal, self._rollout.weights))
+            self._generator.bit_generator.state, self._rollout.goal, self._rollout.weights,
+            self._rollout.horizon))
 
     def decide(self, inputs: Inputs) -> Decision:
         """
@@ -162,9 +165,10 @@ class Mpc:
             start = self._step(start, command)[:, 0].mean(axis=0)
         # Not the rollout's own goal, which a message may have changed since.
         draw = replace(self._rollout.draw(self._generator), goal=inputs.goal,
-                       weights=inputs.weights)
+                       weights=inputs.weights, horizon=inputs.horizon)
+        evaluate = getattr(self._rollout, self._planner.asks)
         plan = optimise(self._planner, inputs.warm, self._noise,
-                        lambda actions: self._rollout.costs(start, actions, draw))
+                        lambda actions: evaluate(start, actions, draw))
         self._state, self._tick = plan.state, inputs.tick
         spread = float(self.dynamics.spread(self._step(start, plan.actions[0]))[0])
         return Decision(inputs, plan.actions, start, spread, plan.rejected,

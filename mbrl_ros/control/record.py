@@ -27,9 +27,10 @@ from mbrl_ros.core.errors import BagError, SpecError
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.core.yaml_file import describe, Strict
-from mbrl_ros.planning import config_class, RolloutConfig
+from mbrl_ros.planning import config_class
 from mbrl_ros.runtime.ort import versions
 from mbrl_ros.runtime.rollout import Rollout
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 
 LARGEST_EXACT_INT = 2**53
 # A plan may come in this many ticks late and still be told of.
@@ -50,7 +51,7 @@ class Setup(Strict):
     Robot and task are in it, whole: a record can be replayed when their files have changed.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     model: str = Field(description='Path of the model file')
     model_hash: str
     planner: str

@@ -21,6 +21,7 @@ JOINT_STATE = 'sensor_msgs/msg/JointState'
 JOINT_TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
 _TRAJECTORY_ARRAYS = ('positions', 'velocities', 'accelerations', 'effort')
 Name = Annotated[str, Field(pattern=r'^[a-z][a-z0-9_]*$')]
+Std = Annotated[float, Field(ge=0.0)]
 
 
 def _check_path(text: str) -> str:
@@ -85,17 +86,28 @@ class ActionField(MessageField):
 
 class SimulationSpec(Strict):
     """
-    How the simulated robot starts: MJCF below models/ (or a path), keyframe, noise on it.
+    How the simulated robot starts, and what reports it.
 
-    A topic of `topic_rates_hz` is published at that rate, a multiple of the control rate; all
-    others at the control rate. `body` is what Odometry and Imu report, by its name in the MJCF;
-    empty: the first body of the world.
+    Attributes
+    ----------
+    mjcf : str
+        A file below models/, a path, or `package:path`: a file of an installed Python package.
+    keyframe : str
+        Where it starts; empty: all joints as the MJCF has them.
+    body : str, or dict of topic to str
+        Whose motion the topics report that are not about joints, by its name in the MJCF: one for
+        all, or by topic; empty, or not given: the first body of the world.
+    initial_std : float, or dict of joint to float
+        Noise at the start: of every position and velocity, or of the positions of these joints.
+    topic_rates_hz : dict of topic to float
+        A multiple of the control rate, which is that of all other topics.
+
     """
 
     mjcf: str
-    keyframe: str
-    body: str = ''
-    initial_std: float = Field(default=0.0, ge=0.0)
+    keyframe: str = ''
+    body: str | dict[str, str] = ''
+    initial_std: Std | dict[str, Std] = 0.0
     topic_rates_hz: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
 
@@ -142,7 +154,7 @@ class RobotSpec(Strict):
             raise ValueError(f'stale_after_s must name each observed topic: {", ".join(topics)}')
         self._check_command_paths()
         self._check_derived()
-        self._check_topic_rates(topics)
+        self._check_simulated_topics(topics)
         types: dict[str, str] = {}
         for field in (*self.observation, *self.action, *self.labels):
             if types.setdefault(field.topic, field.type) != field.type:
@@ -198,12 +210,15 @@ class RobotSpec(Strict):
                                  "'velocity[joint]' of a robot that observes 'position[joint]' on "
                                  f"the same topic, not for '{field.path}'")
 
-    def _check_topic_rates(self, topics: list[str]) -> None:
-        rates = self.simulation.topic_rates_hz if self.simulation else {}
-        unknown = sorted(set(rates) - set(topics))
-        if unknown:
-            raise ValueError(f'topic_rates_hz: not observed: {", ".join(unknown)}; '
-                             f'allowed: {", ".join(topics)}')
+    def _check_simulated_topics(self, topics: list[str]) -> None:
+        if self.simulation is None:
+            return
+        rates, body = self.simulation.topic_rates_hz, self.simulation.body
+        for key, named in (('topic_rates_hz', rates), ('body', body)):
+            unknown = sorted(set(named) - set(topics)) if isinstance(named, dict) else []
+            if unknown:
+                raise ValueError(f'{key}: not observed: {", ".join(unknown)}; '
+                                 f'allowed: {", ".join(topics)}')
         for topic, rate_hz in rates.items():
             times = rate_hz / self.control_rate_hz
             if times < 0.5 or abs(times - round(times)) > 1e-9:

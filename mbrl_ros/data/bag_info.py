@@ -1,6 +1,6 @@
 """What is in a bag: storage, files, topics, joints, duration and episodes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,9 @@ from typing import Any
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 
-from mbrl_ros.data.bag_cache import hash_bag
-from mbrl_ros.data.bag_metadata import (
-    custom_data,
-    EPISODE_TOPIC,
-    read_metadata,
-    RECOVERED_KEY,
-    storage_files,
-)
-from mbrl_ros.data.bag_reader import check_bag, parse_mark
+from mbrl_ros.data.bag_cache import bag_files, hash_bag
+from mbrl_ros.data.bag_metadata import custom_data, EPISODE_TOPIC, read_metadata, RECOVERED_KEY
+from mbrl_ros.data.bag_reader import check_bag, parse_mark, Progress
 from mbrl_ros.data.bag_storage import open_bag, stored_messages
 
 JOINT_STATE = 'sensor_msgs/msg/JointState'
@@ -81,7 +75,7 @@ class BagInfo:
     hash: str
 
 
-def read_info(bag: Path | str, progress: Callable[[str, int, int], None] | None = None) -> BagInfo:
+def read_info(bag: Path | str, progress: Progress | None = None) -> BagInfo:
     """
     Summarise a bag.
 
@@ -101,7 +95,7 @@ def read_info(bag: Path | str, progress: Callable[[str, int, int], None] | None 
     bag = Path(bag)
     check_bag(bag)
     metadata = read_metadata(bag) or {}
-    files = storage_files(bag, metadata)
+    own, *files = bag_files(bag)
     bag_hash = hash_bag(bag, progress)
     with open_bag(bag) as reader:
         duration_s = reader.duration / 1e9 if reader.message_count else 0.0
@@ -113,7 +107,7 @@ def read_info(bag: Path | str, progress: Callable[[str, int, int], None] | None 
                          sorted(reader.connections, key=lambda c: c.topic)),
             storage=metadata['storage_identifier'], compression=_compression(reader),
             files=tuple(file.name for file in files),
-            size_bytes=sum(file.stat().st_size for file in (bag / 'metadata.yaml', *files)),
+            size_bytes=sum(file.stat().st_size for file in (own, *files)),
             ros_distro=str(metadata.get('ros_distro') or ''),
             start_ns=reader.start_time if reader.message_count else 0, duration_s=duration_s,
             episodes=sum(parse_mark(message.data).get('event') == 'start'

@@ -114,31 +114,32 @@ def scan_bag(path: Path, robot: RobotSpec, namespace: str = '',
              for topic, group in fields_by_topic(fields).items()}
     names: dict[str, str] = {}
     types = robot_topics(robot)
-    number = 0
-    try:
-        with open_bag(path) as reader:
-            known = {connection.topic: connection for connection in reader.connections}
-            for topic, scan in scans.items():
-                try:
-                    found = known[find_topic(topic, namespace, known, path)]
-                except BagError as error:
-                    scan.problem = str(error)
-                    continue
-                if found.msgtype != types[topic]:
-                    scan.problem = f'is {found.msgtype}, the robot spec says {types[topic]}'
-                    continue
-                names[found.topic] = topic
-            total = sum(known[name].msgcount for name in names)
-            wanted = [known[name] for name in names]
+    with open_bag(path) as reader:
+        known = {connection.topic: connection for connection in reader.connections}
+        for topic, scan in scans.items():
+            try:
+                found = known[find_topic(topic, namespace, known, path)]
+            except BagError as error:
+                scan.problem = str(error)
+                continue
+            if found.msgtype != types[topic]:
+                scan.problem = f'is {found.msgtype}, the robot spec says {types[topic]}'
+                continue
+            names[found.topic] = topic
+        total = sum(known[name].msgcount for name in names)
+        wanted = [known[name] for name in names]
+        number = 0
+        try:
             for number, stored in enumerate(stored_messages(reader, wanted) if wanted else ()):
                 if progress is not None and number % PROGRESS_MESSAGES == 0:
                     progress(str(path), number, total)
                 topic = names[stored.topic]
                 message = reader.deserialize(stored.raw, types[topic])
                 scans[topic].add(message, stored.log_time_ns)
-    except Exception as error:  # of rosbags, or whatever a decoder makes of a damaged file
-        raise BagError(f'{path}: cannot be read after {number} messages: {type(error).__name__}: '
-                       f'{error}. If it was copied, copy it again.') from error
+        except Exception as error:  # of rosbags, or whatever a decoder makes of a damaged file
+            raise BagError(f'{path}: cannot be read after {number} messages: '
+                           f'{type(error).__name__}: {error}. If it was copied, copy it again.'
+                           ) from error
     return scans
 
 

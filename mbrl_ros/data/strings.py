@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from rosbags.highlevel import AnyReaderError
-from rosbags.rosbag2.errors import ReaderError
-
 from mbrl_ros.core.errors import BagError
 from mbrl_ros.data.bag_reader import check_bag, find_topic
 from mbrl_ros.data.bag_storage import open_bag, stored_messages
@@ -38,22 +35,19 @@ def read_strings(path: Path, topic: str, namespace: str, advice: str) -> list[tu
 
     """
     check_bag(path)
-    try:
-        with open_bag(path) as reader:
-            known = {connection.topic: connection for connection in reader.connections}
-            try:
-                found = known[find_topic(topic, namespace, known, path)]
-            except BagError as error:
-                raise BagError(f'{error} {advice}') from error
-            if found.msgtype != STRING:
-                raise BagError(f"{path}: topic '{found.topic}' is {found.msgtype}; expected "
-                               f'{STRING}')
-            texts = []
-            for stored in stored_messages(reader, [found]):
-                message: Any = reader.deserialize(stored.raw, STRING)
-                texts.append(((stored.log_time_ns - reader.start_time) * 1e-9, message.data))
-            if not texts:
-                raise BagError(f"{path}: nothing on topic '{found.topic}'. {advice}")
-            return texts
-    except (AnyReaderError, ReaderError) as error:
-        raise BagError(f'{path}: cannot be read: {error} Try: mbrl-ros bag info {path}') from error
+    with open_bag(path) as reader:
+        known = {connection.topic: connection for connection in reader.connections}
+        try:
+            found = known[find_topic(topic, namespace, known, path)]
+        except BagError as error:
+            raise BagError(f'{error} {advice}') from error
+        if found.msgtype != STRING:
+            raise BagError(f"{path}: topic '{found.topic}' is {found.msgtype}; expected "
+                           f'{STRING}')
+        texts = []
+        for stored in stored_messages(reader, [found]):
+            message: Any = reader.deserialize(stored.raw, STRING)
+            texts.append(((stored.log_time_ns - reader.start_time) * 1e-9, message.data))
+        if not texts:
+            raise BagError(f"{path}: nothing on topic '{found.topic}'. {advice}")
+        return texts

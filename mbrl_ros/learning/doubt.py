@@ -1,7 +1,7 @@
 """Whether the members disagree where the model is wrong."""
 
 import numpy as np
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import mannwhitneyu, spearmanr
 
 
 def rank_correlation(disagreement: np.ndarray, error: np.ndarray) -> float | None:
@@ -21,6 +21,5 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
 
     That is the share of pairs in which the value outside is the larger one, ties as halves.
     """
-    ranks = rankdata(np.concatenate([inside, outside]))[len(inside):]
-    larger = ranks.sum() - len(outside) * (len(outside) + 1) / 2
-    return float(larger / (len(inside) * len(outside)))
+    pairs = mannwhitneyu(outside, inside, method='asymptotic').statistic
+    return float(pairs / (len(inside) * len(outside)))

@@ -100,7 +100,7 @@ def train_model(dataset: Dataset, config: TrainingConfig, seed: int, output: Pat
         training.csv, run.json and report.html. A run that is killed leaves what it had in
         unfinished/ there, and goes on when it is called again.
     progress : callable, optional
-        See `trainer.train`.
+        Called with (step, most steps, mean of the members' best holdout loss).
     tensorboard : bool
         Write event files to tensorboard/ in the folder too.
     selection : dict, optional
@@ -178,12 +178,12 @@ def fit(recipe: Recipe, run: RunFolder, progress: Progress | None, say: Say) -> 
     training = Training(robot, parts.training.windows(steps), parts.holdout.windows(steps),
                         config, recipe.seed, recipe.weights(), recipe.device)
     run.resume(training, say)
-    while not training.is_done:
-        row = training.run_epoch()
+
+    def keep(row: dict[str, float]) -> None:
         run.log(training)
         if progress is not None:
             progress(int(row['step']), training.most_steps, row['best_loss'])
-    result = training.result()
+    result = training.run(keep)
     state, action, _ = parts.training.transitions()
     return Fitted(result, _export(result.ensemble, parts.training), {
         'robot': robot.name, 'signature': robot.signature(),

@@ -17,7 +17,7 @@ from mbrl_ros.core.paths import MODEL_FILE
 from mbrl_ros.data.dataset import Dataset
 from mbrl_ros.learning.config import Activation, TrainingConfig
 from mbrl_ros.learning.trainer import choose_device
-from mbrl_ros.runtime.artifact import load
+from mbrl_ros.runtime import artifact
 
 WEIGHTS_FILE = 'ensemble.npz'
 
@@ -101,7 +101,8 @@ class Recipe:
         """Return the bags that the warm start was trained on, and its own warm start before."""
         if self.warm_start is None or not (self.warm_start / MODEL_FILE).is_file():
             return []
-        data = load(self.warm_start / MODEL_FILE, self.dataset.robot).metadata.get('data', {})
+        model = artifact.load(self.warm_start / MODEL_FILE, self.dataset.robot)
+        data = model.metadata.get('data', {})
         return [*data.get('bags', ()), *data.get('ancestors', ())]
 
     def weights(self) -> dict[str, np.ndarray] | None:

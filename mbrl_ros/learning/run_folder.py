@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, ExitStack
 import csv
 from datetime import datetime, UTC
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from io import StringIO
 import json
@@ -17,6 +16,7 @@ from typing import Any
 
 from mbrl_ros.core.errors import ModelError
 from mbrl_ros.core.files import locked_folder, replace_file
+from mbrl_ros.core.versions import installed_versions
 from mbrl_ros.learning import checkpoint
 from mbrl_ros.learning.checkpoint import Identity
 from mbrl_ros.learning.trainer import Training
@@ -155,7 +155,7 @@ class RunFolder:
 
     def _describe(self, results: dict[str, Any]) -> str:
         return json.dumps({**results, **self._about, 'made_from': dict(self._identity),
-                           'versions': _versions(),
+                           'versions': installed_versions(PACKAGES),
                            'attempts': [*self._earlier, self._attempt]}, indent=2) + '\n'
 
 
@@ -178,13 +178,3 @@ def _attempts(path: Path) -> list[dict[str, Any]]:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec='seconds')
-
-
-def _versions() -> dict[str, str]:
-    found = {'python': platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

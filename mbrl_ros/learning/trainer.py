@@ -17,6 +17,7 @@ from mbrl_ros.learning.ensemble import Ensemble
 from mbrl_ros.learning.objective import Objective
 from mbrl_ros.learning.warm_start import load_weights
 
+# Gradient step, most steps, mean of the members' best holdout loss.
 Progress = Callable[[int, int, float], None]
 
 # Of a cycle of the learning rate: the share of its steps in which it rises, and the share of its
@@ -200,6 +201,13 @@ class Training:
             else 0.5 + 0.5 * math.cos(math.pi * (part - RISE) / (1.0 - RISE))
         return self._config.learning_rate * max(share, FLOOR)
 
+    def run(self, after_epoch: Callable[[dict[str, float]], None] = lambda _: None
+            ) -> TrainingResult:
+        """Go on to the end; `after_epoch` is called with each row of the history."""
+        while not self.is_done:
+            after_epoch(self.run_epoch())
+        return self.result()
+
     def state(self) -> dict[str, np.ndarray]:
         """
         Return all that the rest of the run depends on, as plain arrays.
@@ -278,33 +286,6 @@ def choose_device(name: str) -> str:
     # cuBLAS is deterministic only with a workspace of fixed size, asked for before its first call.
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     return 'cuda'
-
-
-def train(robot: RobotSpec, training: Windows, holdout: Windows, config: TrainingConfig,
-          seed: int, warm_start: dict[str, np.ndarray] | None = None,
-          progress: Progress | None = None, device: str = 'cpu') -> TrainingResult:
-    """
-    Fit an ensemble to windows.
-
-    Parameters
-    ----------
-    robot, training, holdout, config, seed, warm_start, device
-        See `Training`.
-    progress : callable, optional
-        Called with (step, most steps, mean of the members' best holdout loss).
-
-    Raises
-    ------
-    ModelError
-        As `Training`, or if the loss stops being finite.
-
-    """
-    run = Training(robot, training, holdout, config, seed, warm_start, device)
-    while not run.is_done:
-        row = run.run_epoch()
-        if progress is not None:
-            progress(int(row['step']), run.most_steps, row['best_loss'])
-    return run.result()
 
 
 def _check_windows(robot: RobotSpec, training: Windows, holdout: Windows,

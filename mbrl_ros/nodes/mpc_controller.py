@@ -44,8 +44,9 @@ from mbrl_ros.nodes.messages import LATCHED_QOS, message_class, RELIABLE_QOS, SE
 from mbrl_ros.nodes.model_reload import ModelReload
 from mbrl_ros.nodes.qos import subscribe
 from mbrl_ros.nodes.realtime import RealTimeParams
-from mbrl_ros.planning import config_class, load_planning, RolloutConfig
+from mbrl_ros.planning import config_class, load_planning
 from mbrl_ros.runtime.precompile import precompile
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 
 YIELD_S = 1e-4
 WATCH_PERIOD_S = 0.1
@@ -315,8 +316,8 @@ class MpcController(ManagedNode):
 
         def build() -> Engine:
             path = find_model(self.get_parameter('model').value or self._robot.name)
-            precompile(path, self._robot, self._task, config.rollout.particles,
-                       config.rollout.propagation, config.provider, config.precision)
+            precompile(path, self._robot, self._task, config.rollout, config.provider,
+                       config.precision)
             return build_engine(self._robot, self._task, config.with_model(path),
                                 engine.rollout.num_tiles)
         self._reload = ModelReload(build, self._loop.replace_engine, config.deadline_s,

@@ -18,24 +18,16 @@ from mbrl_ros.core import plugins
 from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.paths import find_config
 from mbrl_ros.core.yaml_file import describe, load, Strict
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 
 Array = Any  # whatever implements the Python array API standard
-
-
-class RolloutConfig(Strict):
-    """How candidates are rolled out."""
-
-    particles: int = Field(5, ge=1, le=1000,
-                           description='Particles a candidate; a multiple of the members')
-    propagation: Literal['ts_infinity', 'ts1'] = Field(
-        'ts_infinity', description='Trajectory sampling: a particle keeps or changes its member')
 
 
 class PlanningConfig(Strict):
     """A planner and its rollouts, as read from config/planners/<name>.yaml."""
 
     planner: str = Field(description='Name of a file in mbrl_ros/planning')
-    rollout: RolloutConfig = RolloutConfig(particles=5, propagation='ts_infinity')
+    rollout: RolloutConfig = RolloutConfig.model_validate({})
     params: dict[str, Any] = Field(default_factory=dict,
                                    description="The planner's own Config")
 
@@ -57,8 +49,19 @@ class Noise(Protocol):
 
 
 class Planner(Protocol):
-    """What a planner does; `S` below is its own immutable state."""
+    """
+    What a planner does; its state is its own, immutable, a dataclass of arrays.
 
+    Attributes
+    ----------
+    asks : {'costs', 'gradients', 'expansion'}
+        Which method of the rollout answers it.
+    num_iterations : int
+        Rounds of sample and update a plan takes at most.
+
+    """
+
+    asks: Literal['costs', 'gradients', 'expansion']
     num_iterations: int
 
     def noise(self, generator: np.random.Generator) -> Noise:
@@ -70,8 +73,16 @@ class Planner(Protocol):
     def sample(self, state: Any, noise: Noise) -> Array:
         """Return candidates, shape (P, H, A), inside the limits."""
 
-    def update(self, state: Any, actions: Array, cost: Array) -> Any:
-        """Return the state after the candidates' costs (P,) are known; not finite is rejected."""
+    def update(self, state: Any, actions: Array, answer: Any) -> Any:
+        """
+        Return the state after the rollout has answered.
+
+        The answer is the candidates' costs (P,), or has them as its `cost`; not finite is
+        rejected.
+        """
+
+    def is_settled(self, state: Any) -> bool:
+        """Return whether more rounds would change nothing."""
 
     def solution(self, state: Any) -> Array:
         """Return the sequence to act upon, shape (H, A)."""
@@ -90,9 +101,9 @@ class Plan:
 
 
 def optimise(planner: Planner, state: Any, noise: Noise,
-             costs: Callable[[np.ndarray], np.ndarray]) -> Plan:
+             evaluate: Callable[[np.ndarray], Any]) -> Plan:
     """
-    Run a planner to the end of its iterations.
+    Run a planner until it is settled, or to the end of its iterations.
 
     Parameters
     ----------
@@ -100,8 +111,8 @@ def optimise(planner: Planner, state: Any, noise: Noise,
         A planner and where it starts.
     noise : Noise
         Random numbers.
-    costs : callable
-        Candidates (P, H, A) to costs (P,).
+    evaluate : callable
+        Candidates (P, H, A) to what the planner asks for.
 
     Raises
     ------
@@ -109,12 +120,14 @@ def optimise(planner: Planner, state: Any, noise: Noise,
         If too few costs are finite.
 
     """
-    found = []
+    rejected = 0
     for _ in range(planner.num_iterations):
         actions = planner.sample(state, noise)
-        found.append(costs(actions))
-        state = planner.update(state, actions, found[-1])
-    rejected = int(np.count_nonzero(~np.isfinite(np.concatenate(found))))
+        answer = evaluate(actions)
+        rejected += int(np.count_nonzero(~np.isfinite(getattr(answer, 'cost', answer))))
+        state = planner.update(state, actions, answer)
+        if planner.is_settled(state):
+            break
     return Plan(planner.solution(state), state, rejected)
 
 

@@ -6,7 +6,7 @@ kept elites it has the main ideas of iCEM, which need far fewer candidates.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -83,6 +83,7 @@ class Planner:
 
     def __init__(self, config: Config, space: ActionSpace) -> None:
         self.config, self.space = config, space
+        self.asks: Literal['costs'] = 'costs'
         self.num_iterations = config.iterations
         low, high = space.low, space.high
         # Never a limit itself: the cap of the std would leave no room to search from there.
@@ -163,6 +164,10 @@ class Planner:
             std=old * state.std + (1.0 - old) * std,
             elites=elites[:self.config.keep_elites],
             best=elites[0])
+
+    def is_settled(self, state: State) -> bool:
+        """Return False: every refit is made."""
+        return False
 
     def solution(self, state: State) -> Array:
         """Return the final mean or the best candidate, shape (H, A)."""

@@ -1,5 +1,1 @@
 """From dynamics.onnx and a task to costs of action sequences, on a runtime of choice. No torch."""
-
-from typing import Literal
-
-Propagation = Literal['ts_infinity', 'ts1']

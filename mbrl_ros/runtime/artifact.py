@@ -1,4 +1,4 @@
-"""dynamics.onnx on disk: written with its metadata, read back only if everything in it holds."""
+"""dynamics.onnx: made with its metadata, and read back only if everything in it holds."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,7 +9,6 @@ from typing import Any
 import onnx
 
 from mbrl_ros.core.errors import ModelError
-from mbrl_ros.core.files import replace_file
 from mbrl_ros.core.robot import RobotSpec
 
 METADATA_KEY = 'mbrl_ros'
@@ -60,14 +59,6 @@ def serialise(model: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
-
-
-def save(path: Path, model: onnx.ModelProto, metadata: dict[str, Any]) -> str:
-    """Write a model with its metadata, atomically, and return the file's SHA-256."""
-    data = serialise(model, metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, data)
-    return sha256(data).hexdigest()
 
 
 def load(path: Path, robot: RobotSpec) -> Artifact:

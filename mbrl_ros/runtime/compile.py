@@ -23,17 +23,17 @@ from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.costs import CostFunction
-from mbrl_ros.runtime import Propagation
 from mbrl_ros.runtime.artifact import Artifact
 from mbrl_ros.runtime.providers import Form
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 from mbrl_ros.runtime.trunk import halve, split_members
 
 # One step: states (E, N, S), actions (E, N, A) to mean and std of the next states (E, N, S).
 Step = Callable[[Var, Var], tuple[Var, Var]]
 
 
-def compile_rollout(artifact: Artifact, robot: RobotSpec, task: TaskSpec, particles: int,
-                    propagation: Propagation, form: Form) -> onnx.ModelProto:
+def compile_rollout(artifact: Artifact, robot: RobotSpec, task: TaskSpec, config: RolloutConfig,
+                    form: Form) -> onnx.ModelProto:
     """
     Build the rollout graph.
 
@@ -43,9 +43,8 @@ def compile_rollout(artifact: Artifact, robot: RobotSpec, task: TaskSpec, partic
         One step of all members.
     robot, task : RobotSpec, TaskSpec
         Names, cost and horizon H.
-    particles : int
-        K; slot k is propagated by member k // (K / E), the same member at every step.
-    propagation : {'ts_infinity', 'ts1'}
+    config : RolloutConfig
+        Particles K: slot k is propagated by member k // (K / E), the same member at every step.
         With 'ts1' the particles are permuted among the slots before every step, by the input
         `permutation (H, K)`; with 'ts_infinity' they stay.
     form : Form
@@ -64,6 +63,7 @@ def compile_rollout(artifact: Artifact, robot: RobotSpec, task: TaskSpec, partic
 
     """
     members, horizon = artifact.members, task.horizon
+    particles, propagation = config.particles, config.propagation
     if particles % members:
         raise SpecError(f'particles: {particles} cannot be shared out among {members} members; '
                         f'allowed: multiples of {members}.')

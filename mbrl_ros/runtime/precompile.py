@@ -15,15 +15,16 @@ import sys
 from mbrl_ros.core.errors import MbrlError
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
-from mbrl_ros.runtime import artifact, Propagation
+from mbrl_ros.runtime import artifact
 from mbrl_ros.runtime.rollout import is_compiled, Rollout
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 
 TIMEOUT_S = 300.0
 NICENESS = 10
 
 
-def precompile(model: Path, robot: RobotSpec, task: TaskSpec, particles: int,
-               propagation: Propagation, provider: str, precision: str) -> None:
+def precompile(model: Path, robot: RobotSpec, task: TaskSpec, config: RolloutConfig,
+               provider: str, precision: str) -> None:
     """
     Put the compiled rollout of a model into the cache, if it can be made.
 
@@ -31,12 +32,11 @@ def precompile(model: Path, robot: RobotSpec, task: TaskSpec, particles: int,
     cache, or meets the same error and can say it.
     """
     with suppress(MbrlError):
-        if is_compiled(artifact.load(model, robot), robot, task, particles, propagation, provider,
-                       precision):
+        if is_compiled(artifact.load(model, robot), robot, task, config, provider, precision):
             return
     request = json.dumps({
         'model': str(model), 'robot': robot.model_dump_json(), 'task': task.model_dump_json(),
-        'rollout': [particles, propagation, provider, precision]})
+        'config': config.model_dump(), 'runtime': [provider, precision]})
     try:
         subprocess.run([sys.executable, '-m', __name__], input=request, text=True, check=False,
                        timeout=TIMEOUT_S, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -53,7 +53,7 @@ def main() -> int:
     task = TaskSpec.model_validate_json(request['task'])
     try:
         Rollout(artifact.load(Path(request['model']), robot), robot, task,
-                *request['rollout']).close()
+                RolloutConfig.model_validate(request['config']), *request['runtime']).close()
     except MbrlError:
         return 1
     return 0

@@ -16,10 +16,11 @@ from mbrl_ros import costs as cost_terms
 from mbrl_ros.core import plugins
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
-from mbrl_ros.runtime import Propagation, providers
+from mbrl_ros.runtime import providers
 from mbrl_ros.runtime.artifact import Artifact
 from mbrl_ros.runtime.cache import cached, is_cached
 from mbrl_ros.runtime.providers import Form
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 
 # Tiles smaller than this are never worth the nodes they run.
 SMALLEST_TILE = 8
@@ -31,15 +32,16 @@ class Draw:
     """
     What all candidates of one plan share.
 
-    Random numbers, noise (H, K, S) and with TS1 permutation (H, K), and goal (G,) and weights
-    (T,) as they were when the plan began: what changes meanwhile must not split one ranking in
-    two.
+    Random numbers, noise (H, K, S) and with TS1 permutation (H, K), and goal (G,), weights (T,)
+    and the number of steps that count, as they were when the plan began: what changes meanwhile
+    must not split one ranking in two.
     """
 
     noise: np.ndarray
     permutation: np.ndarray
     goal: np.ndarray
     weights: np.ndarray
+    horizon: int
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,8 @@ class Rollout:
     ----------
     artifact, robot, task
         Verified model and what it is for.
-    particles : int
-        K, a multiple of the members.
-    propagation : {'ts_infinity', 'ts1'}
-        Trajectory sampling scheme.
+    config : RolloutConfig
+        How candidates are rolled out.
     provider : str
         What runs the graph: the name of a file in runtime/providers; refused where it is missing.
     precision : str
@@ -97,16 +97,15 @@ class Rollout:
 
     """
 
-    def __init__(self, artifact: Artifact, robot: RobotSpec, task: TaskSpec, particles: int,
-                 propagation: Propagation = 'ts_infinity', provider: str = 'cpu',
-                 precision: str = '', threads: int = 0) -> None:
+    def __init__(self, artifact: Artifact, robot: RobotSpec, task: TaskSpec,
+                 config: RolloutConfig, provider: str = 'cpu', precision: str = '',
+                 threads: int = 0) -> None:
         module, self.precision = providers.find(provider, precision)
         self.provider = provider
-        self.horizon, self.particles = task.horizon, particles
+        self.horizon, self.config = task.horizon, config
         self.model_hash, self.model_path = artifact.hash, artifact.path
-        self.propagation = propagation
         self._num_state = len(robot.observation)
-        graph, self.was_cached = _graph(artifact, robot, task, particles, propagation,
+        graph, self.was_cached = _graph(artifact, robot, task, config,
                                         module.form(self.precision))
         self._session = module.open_session(graph, self.precision)
         self._threads = threads or module.num_parallel()
@@ -142,12 +141,13 @@ class Rollout:
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """Draw the random numbers of one plan, and take down its goal and weights."""
-        shape = (self.horizon, self.particles)
+        particles = self.config.particles
+        shape = (self.horizon, particles)
         noise = rng.standard_normal((*shape, self._num_state), dtype=np.float32)
         order = np.empty((self.horizon, 0), np.int64)
-        if self.propagation == 'ts1':
-            order = rng.permuted(np.tile(np.arange(self.particles), (self.horizon, 1)), axis=1)
-        return Draw(noise, order, self._goal, self._weights)
+        if self.config.propagation == 'ts1':
+            order = rng.permuted(np.tile(np.arange(particles), (self.horizon, 1)), axis=1)
+        return Draw(noise, order, self._goal, self._weights, self.horizon)
 
     def costs(self, state: np.ndarray, actions: np.ndarray, draw: Draw) -> np.ndarray:
         """
@@ -227,7 +227,7 @@ class Rollout:
              draw: Draw) -> list[np.ndarray]:
         feeds = {'state': state.astype(np.float32), 'actions': actions, 'noise': draw.noise,
                  'goal': draw.goal, 'weights': draw.weights}
-        if self.propagation == 'ts1':
+        if self.config.propagation == 'ts1':
             feeds['permutation'] = draw.permutation
         return self._session.run(outputs, feeds)
 
@@ -236,36 +236,35 @@ class Rollout:
         self._pool.shutdown()
 
 
-def is_compiled(artifact: Artifact, robot: RobotSpec, task: TaskSpec, particles: int,
-                propagation: Propagation, provider: str, precision: str) -> bool:
+def is_compiled(artifact: Artifact, robot: RobotSpec, task: TaskSpec, config: RolloutConfig,
+                provider: str, precision: str) -> bool:
     """Return whether a rollout of these would find its graph in the cache."""
     module, precision = providers.find(provider, precision)
-    return is_cached(_ingredients(artifact, robot, task, particles, propagation,
-                                  module.form(precision)))
+    return is_cached(_ingredients(artifact, robot, task, config, module.form(precision)))
 
 
-def _graph(artifact: Artifact, robot: RobotSpec, task: TaskSpec, particles: int,
-           propagation: Propagation, form: Form) -> tuple[bytes, bool]:
+def _graph(artifact: Artifact, robot: RobotSpec, task: TaskSpec, config: RolloutConfig,
+           form: Form) -> tuple[bytes, bool]:
     """Return the serialised rollout graph, and whether it was compiled before."""
     def make() -> bytes:
         # Here, because the libraries it takes load slower than a compiled graph does.
         from mbrl_ros.runtime.compile import compile_rollout  # noqa: PLC0415
 
-        model = compile_rollout(artifact, robot, task, particles, propagation, form)
+        model = compile_rollout(artifact, robot, task, config, form)
         content: bytes = model.SerializeToString(deterministic=True)
         return content
-    return cached(_ingredients(artifact, robot, task, particles, propagation, form), make)
+    return cached(_ingredients(artifact, robot, task, config, form), make)
 
 
-def _ingredients(artifact: Artifact, robot: RobotSpec, task: TaskSpec, particles: int,
-                 propagation: Propagation, form: Form) -> list[bytes]:
+def _ingredients(artifact: Artifact, robot: RobotSpec, task: TaskSpec, config: RolloutConfig,
+                 form: Form) -> list[bytes]:
     """Return everything that the graph is made from."""
     # The terms' folders as a whole: a term of the user's own may import its neighbours.
     modules = [runtime, cost_terms, core, *(plugins.find(cost_terms, term.term)
                                             for term in task.cost)]
     code = [file for module in modules if module.__file__
             for file in Path(module.__file__).parent.glob('*.py')]
-    settings = repr((particles, propagation, form,
+    settings = repr((config, form,
                      [version(name) for name in ('ndonnx', 'onnx', 'spox')]))
     return [artifact.model.SerializeToString(deterministic=True),
             robot.model_dump_json().encode(), task.model_dump_json().encode(), settings.encode(),

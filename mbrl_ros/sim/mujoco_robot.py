@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import logging
-from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -10,8 +9,8 @@ import numpy as np
 
 from mbrl_ros.core.errors import MbrlError, ObservationError, SpecError
 from mbrl_ros.core.field_reader import FieldReader
-from mbrl_ros.core.paths import share_dir
 from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.sim.mjcf import load_mjcf
 from mbrl_ros.sim.sensors import JointSensor, SENSORS
 
 # MuJoCo would write its warnings to a file MUJOCO_LOG.TXT in whatever folder it is run from.
@@ -29,8 +28,8 @@ class MujocoRobot:
     Parameters
     ----------
     spec : RobotSpec
-        Its `simulation` section names the MJCF, the keyframe, the initial noise and the rates of
-        topics; each action field drives the actuator of the same name.
+        Its `simulation` section says what is simulated and how it starts; each action field
+        drives the actuator of the same name.
     mass_scale : float
         Factor on the mass and inertia of every body.
     friction_scale : float
@@ -54,19 +53,16 @@ class MujocoRobot:
                  keyframe: str = '') -> None:
         if spec.simulation is None:
             raise SpecError(f"robot '{spec.name}' has no 'simulation' section: it cannot be "
-                            'simulated. Add mjcf and keyframe to its YAML.')
+                            'simulated. Add one with its mjcf to its YAML.')
         self.spec = spec
-        self.model = _load(spec.simulation.mjcf)
+        self.model = load_mjcf(spec.simulation.mjcf)
         self.data = mujoco.MjData(self.model)
         self.num_clipped = 0
         self._source = spec.simulation.mjcf
-        self._keyframe = self._find('keyframe', mujoco.mjtObj.mjOBJ_KEY,
-                                    keyframe or spec.simulation.keyframe)
+        self._keyframe = self._find_start(keyframe or spec.simulation.keyframe)
         self._actuators = [self._find('actuator', mujoco.mjtObj.mjOBJ_ACTUATOR, name)
                            for name in spec.action_names]
-        body = self._find('body', mujoco.mjtObj.mjOBJ_BODY, spec.simulation.body) \
-            if spec.simulation.body else 1
-        self._sensors = {topic: self._sensor_class(kind)(self.model, body)
+        self._sensors = {topic: self._sensor_class(kind)(self.model, self._find_body(topic))
                          for topic, kind in spec.observation_topics().items()}
         self._readers = {topic: FieldReader([f for f in spec.observation if f.topic == topic])
                          for topic in self._sensors}
@@ -74,6 +70,7 @@ class MujocoRobot:
                          for topic in self._sensors}
         self._check_limits()
         self._num_substeps = self._count_substeps()
+        self._position_std, self._velocity_std = self._find_initial_std()
         self._parts = {topic: round(rate_hz / spec.control_rate_hz)
                        for topic, rate_hz in spec.simulation.topic_rates_hz.items()}
         self._pauses = self._find_pauses()
@@ -87,25 +84,24 @@ class MujocoRobot:
 
     def reset(self, rng: np.random.Generator | None = None) -> None:
         """
-        Go back to the keyframe.
+        Go back to the start.
 
         Parameters
         ----------
         rng : Generator, optional
-            Adds N(0, initial_std) to every position and velocity; without it the keyframe is
-            taken as it is.
+            Adds the noise of `initial_std`; without it the keyframe is taken as it is.
 
         """
+        # A keyframe of -1 stands for the joints as the MJCF has them.
         mujoco.mj_resetDataKeyframe(self.model, self.data, self._keyframe)
-        assert self.spec.simulation is not None
-        std = self.spec.simulation.initial_std
-        if rng is not None and std > 0.0:
-            offset = rng.normal(0.0, std, (2, self.model.nv))
+        if rng is not None and self._position_std.any():
             # Adds as it is to slides and hinges, and keeps a free body's quaternion a unit one.
-            mujoco.mj_integratePos(self.model, self.data.qpos, offset[0], 1.0)
-            self.data.qvel += offset[1]
+            mujoco.mj_integratePos(self.model, self.data.qpos,
+                                   rng.normal(0.0, self._position_std), 1.0)
+            self.data.qvel += rng.normal(0.0, self._velocity_std)
         self.data.ctrl[self._actuators] = self.spec.safe_value
         mujoco.mj_forward(self.model, self.data)
+        self._begin_period()
         for reader in self._readers.values():
             reader.forget()
 
@@ -134,6 +130,7 @@ class MujocoRobot:
         low, high = self._control_range.T
         self.num_clipped += bool(np.any((action < low) | (action > high)))
         self.data.ctrl[self._actuators] = action
+        self._begin_period()
         between: list[tuple[int, Readings]] = []
         done = 0
         for until, topics in self._pauses.items():
@@ -161,6 +158,10 @@ class MujocoRobot:
             raise MbrlError(f'{self._source}: the physics diverged at {self.data.time:.3f} s with '
                             f'action {action}. Try a smaller timestep.')
 
+    def _begin_period(self) -> None:
+        for sensor in self._sensors.values():
+            sensor.begin(self.data)
+
     def _read(self, topics: Sequence[str]) -> Readings:
         return {topic: self._sensors[topic].read(self.data, self._noise) for topic in topics}
 
@@ -179,10 +180,32 @@ class MujocoRobot:
         if index < 0:
             counts = {mujoco.mjtObj.mjOBJ_KEY: self.model.nkey,
                       mujoco.mjtObj.mjOBJ_BODY: self.model.nbody,
+                      mujoco.mjtObj.mjOBJ_JOINT: self.model.njnt,
                       mujoco.mjtObj.mjOBJ_ACTUATOR: self.model.nu}
             known = [mujoco.mj_id2name(self.model, category, i) for i in range(counts[category])]
             raise SpecError(f"{self._source}: no {kind} '{name}'. Allowed: {_listed(known)}")
         return index
+
+    def _find_start(self, keyframe: str) -> int:
+        return self._find('keyframe', mujoco.mjtObj.mjOBJ_KEY, keyframe) if keyframe else -1
+
+    def _find_body(self, topic: str) -> int:
+        assert self.spec.simulation is not None
+        body = self.spec.simulation.body
+        name = body.get(topic, '') if isinstance(body, dict) else body
+        return self._find('body', mujoco.mjtObj.mjOBJ_BODY, name) if name else 1
+
+    def _find_initial_std(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the deviation of each position and of each velocity, both shape (nv,)."""
+        assert self.spec.simulation is not None
+        std, num_velocities = self.spec.simulation.initial_std, self.model.nv
+        if not isinstance(std, dict):
+            return np.full(num_velocities, std), np.full(num_velocities, std)
+        positions = np.zeros(num_velocities)
+        for name, value in std.items():
+            joint = self._find('joint', mujoco.mjtObj.mjOBJ_JOINT, name)
+            positions[self.model.dof_jntid == joint] = value
+        return positions, np.zeros(num_velocities)
 
     def _sensor_class(self, kind: str) -> Any:
         if kind not in SENSORS:
@@ -240,17 +263,6 @@ class MujocoRobot:
                       model.geom_friction, model.pair_friction):
             array[:] = array * friction
         mujoco.mj_setConst(model, self.data)
-
-
-def _load(mjcf: str) -> mujoco.MjModel:
-    shipped = share_dir() / 'models' / mjcf
-    path = shipped if shipped.is_file() else Path(mjcf)
-    if not path.is_file():
-        raise SpecError(f"no MJCF '{mjcf}': neither {shipped} nor a file of that path")
-    try:
-        return mujoco.MjModel.from_xml_path(str(path))
-    except ValueError as error:
-        raise SpecError(f'{path}: MuJoCo cannot read it: {error}') from error
 
 
 def _listed(names: Sequence[str]) -> str:

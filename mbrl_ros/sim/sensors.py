@@ -81,6 +81,20 @@ class TwistEstimate:
 
 
 @dataclass(frozen=True)
+class PoseReading:
+    """Of geometry_msgs/PoseStamped: pose in the world [m]."""
+
+    pose: Pose
+
+
+@dataclass(frozen=True)
+class TwistReading:
+    """Of geometry_msgs/TwistStamped: twist along the axes of the world [m/s, rad/s]."""
+
+    twist: Twist
+
+
+@dataclass(frozen=True)
 class OdometryReading:
     """Of nav_msgs/Odometry: pose in the world [m], twist in the body's own frame [m/s, rad/s]."""
 
@@ -98,13 +112,20 @@ class ImuReading:
 
 
 class Sensor(Protocol):
-    """Reads the robot; each call draws new noise."""
+    """
+    Reads the robot; each call draws new noise.
+
+    No reading touches what the next step starts from.
+    """
+
+    def begin(self, data: mujoco.MjData) -> None:
+        """Learn that a control period begins with the positions and velocities in `data`."""
 
     def read(self, data: mujoco.MjData, noise: Noise) -> Any:
         """Return the reading that belongs to the positions and velocities in `data`."""
 
 
-class JointSensor:
+class JointSensor(Sensor):
     """All named slides and hinges."""
 
     def __init__(self, model: mujoco.MjModel, body: int) -> None:
@@ -121,7 +142,7 @@ class JointSensor:
                             data.qvel[self._dof] + error[1], data.qfrc_actuator[self._dof])
 
 
-class OdometrySensor:
+class OdometrySensor(Sensor):
     """
     Pose and twist of one body, as a perfect odometry would find them.
 
@@ -145,7 +166,7 @@ class OdometrySensor:
             TwistEstimate(Twist(_vector(linear + error[2]), _vector(angular + error[3]))))
 
 
-class ImuSensor:
+class ImuSensor(Sensor):
     """Gyroscope, accelerometer and orientation at the origin of one body."""
 
     def __init__(self, model: mujoco.MjModel, body: int) -> None:
@@ -163,10 +184,58 @@ class ImuSensor:
                           _vector(velocity[:3] + error[1]), _vector(acceleration[3:] + error[2]))
 
 
+class PoseSensor(Sensor):
+    """Pose of one body, as motion capture would find it."""
+
+    def __init__(self, model: mujoco.MjModel, body: int) -> None:
+        self._model, self._body = model, body
+
+    def read(self, data: mujoco.MjData, noise: Noise) -> PoseReading:
+        """Return the pose; noise on position and orientation."""
+        mujoco.mj_kinematics(self._model, data)
+        error = noise((2, 3))
+        return PoseReading(Pose(_vector(data.xpos[self._body] + error[0]),
+                                _turned(data.xquat[self._body], error[1])))
+
+
+class MeanTwistSensor(Sensor):
+    """
+    Mean twist of one body since the control period began, as wheels that count steps find it.
+
+    Its sum over the periods is the way gone, which the velocity at each of their ends is not: who
+    is paid for that one learns to be fast at the right moments. At the start of an episode, before
+    the first period, it is zero.
+    """
+
+    def __init__(self, model: mujoco.MjModel, body: int) -> None:
+        self._model, self._body = model, body
+
+    def begin(self, data: mujoco.MjData) -> None:
+        """Remember the pose that the mean counts from."""
+        mujoco.mj_kinematics(self._model, data)
+        self._time_s = data.time
+        self._position = data.xpos[self._body].copy()
+        self._orientation = data.xquat[self._body].copy()
+
+    def read(self, data: mujoco.MjData, noise: Noise) -> TwistReading:
+        """Return the way and the turn since `begin`, each a second; noise on both."""
+        mujoco.mj_kinematics(self._model, data)
+        turn, error = np.zeros(3), noise((2, 3))
+        mujoco.mju_subQuat(turn, data.xquat[self._body], self._orientation)
+        mujoco.mju_rotVecQuat(turn, turn.copy(), self._orientation)
+        elapsed_s = data.time - self._time_s
+        rate_hz = 1.0 / elapsed_s if elapsed_s > 0.0 else 0.0
+        way = data.xpos[self._body] - self._position
+        return TwistReading(Twist(_vector(way * rate_hz + error[0]),
+                                  _vector(turn * rate_hz + error[1])))
+
+
 SENSORS: dict[str, Callable[[mujoco.MjModel, int], Sensor]] = {
     JOINT_STATE: JointSensor,
     'nav_msgs/msg/Odometry': OdometrySensor,
     'sensor_msgs/msg/Imu': ImuSensor,
+    'geometry_msgs/msg/PoseStamped': PoseSensor,
+    'geometry_msgs/msg/TwistStamped': MeanTwistSensor,
 }
 
 

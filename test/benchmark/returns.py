@@ -24,6 +24,7 @@ from mbrl_ros.core.task import load_task
 from mbrl_ros.costs import CostFunction
 from mbrl_ros.planning import ActionSpace, config_class, load_planning, make_planner
 from mbrl_ros.runtime import artifact, providers
+from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.runtime.rollout import Rollout
 from mbrl_ros.sim.mujoco_robot import MujocoRobot
 
@@ -44,11 +45,10 @@ def episode(budget: tuple, model_path: Path, provider: str, precision: str,
     model = artifact.load(model_path, robot)
     planning = load_planning(planner_name)
     config = config_class(planning.planner).model_validate({**planning.params, **changes})
-    rollout = Rollout(model, robot, shortened, planning.rollout.particles,
-                      planning.rollout.propagation, provider, precision)
+    rollout = Rollout(model, robot, shortened, planning.rollout, provider, precision)
     space = ActionSpace(horizon, robot.action_min, robot.action_max)
-    mpc = Mpc(model, rollout, make_planner(planning.planner, config, space), robot,
-              np.random.default_rng(seed))
+    mpc = Mpc(Dynamics(model.model, model.metadata), rollout,
+              make_planner(planning.planner, config, space), robot, np.random.default_rng(seed))
     mpc.calibrate()
     mpc.warm_up(most_plans=10)
     cost, times_s, total = CostFunction(task, robot), [], 0.0

@@ -76,7 +76,7 @@ def test_safe_value_is_not_slowed_and_is_where_the_next_action_starts():
 def decision_of(tick, actions, start):
     inputs = Inputs(tick, start, np.empty((0, 1)), None, {}, np.empty(0), np.empty(0),
                     1)
-    return Decision(inputs, actions, start, 0.5, 0, 0.0, None, None)
+    return Decision(inputs, actions, start, 0.5, 1, 0, 0.0, None, None)
 
 
 class FakeMpc:

@@ -16,7 +16,7 @@ def plan_of(tick, horizon=4):
     actions = tick + 0.1 * np.arange(horizon)[:, None]
     inputs = Inputs(tick, np.zeros(2), np.empty((0, 1)), None, {}, np.empty(0), np.empty(0),
                     1)
-    return Decision(inputs, actions, np.zeros(2), 0.0, 0, 0.0, None, None)
+    return Decision(inputs, actions, np.zeros(2), 0.0, 1, 0, 0.0, None, None)
 
 
 @pytest.mark.parametrize(('shift_steps', 'hold_steps', 'expected'), [

@@ -53,7 +53,7 @@ def decision_of(tick=1, rollout=None, horizon=4, **changes):
                     rng.bit_generator.state, np.float32([0.1, 0.6]), np.float32([1.0, 0.01]),
                     horizon)
     decision = Decision(inputs, rng.normal(size=(horizon, 1)), np.float32(rng.normal(size=4)),
-                        rng.random(), 2, 0.0123, rollout or rollout_of(), None)
+                        rng.random(), 40, 2, 0.0123, rollout or rollout_of(), None)
     known = {key: changes.pop(key) for key in list(changes) if hasattr(inputs, key)}
     return replace(decision, inputs=replace(inputs, **known), **changes)
 

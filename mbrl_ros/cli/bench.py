@@ -6,6 +6,7 @@ from typing import Annotated, Any, TYPE_CHECKING
 import typer
 
 from mbrl_ros.cli.bench_data import data
+from mbrl_ros.cli.bench_pets import pets
 from mbrl_ros.cli.bench_train import Rival, train
 from mbrl_ros.cli.loop import loop
 from mbrl_ros.cli.tune import tune
@@ -108,6 +109,7 @@ def delay(
 
 app.command('data')(data)
 app.command('loop')(loop)
+app.command('pets')(pets)
 app.command('train')(train)
 app.command('tune')(tune)
 

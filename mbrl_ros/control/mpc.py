@@ -24,7 +24,7 @@ class Inputs:
     tick : int
         Tick at which the plan's first action is to be sent.
     observation : array, shape (S,)
-        Latest observation.
+        Latest observation when the plan was begun, or what stood for it.
     in_flight : array, shape (D, A)
         Commands that act between the observation and the plan's first action.
     warm : dataclass of arrays
@@ -63,8 +63,8 @@ class Decision:
         State the plan starts from: the observation carried through the commands in flight.
     spread : float
         Disagreement of the members about the first step, in typical steps.
-    rejected : int
-        Candidates whose cost was not finite.
+    candidates, rejected : int
+        Candidates that were evaluated, and those of them whose cost was not finite.
     plan_s : float
         Time it took.
     rollout, draw
@@ -76,6 +76,7 @@ class Decision:
     actions: np.ndarray
     start: np.ndarray
     spread: float
+    candidates: int
     rejected: int
     plan_s: float
     rollout: Rollout
@@ -121,19 +122,28 @@ class Mpc:
         self._state: Any = planner.init()
         self._tick = 0
 
-    def plan(self, tick: int, observation: np.ndarray,
-             in_flight: Sequence[np.ndarray]) -> Decision:
+    @property
+    def rollout(self) -> Rollout:
+        """What evaluates candidates."""
+        return self._rollout
+
+    def plan(self, tick: int, observation: np.ndarray, in_flight: Sequence[np.ndarray],
+             horizon: int | None = None) -> Decision:
         """
         Plan once.
 
         Parameters
         ----------
         tick : int
-            Number of this control tick; the warm start is shifted by the ticks since the last.
+            Control tick that the plan's first action is for; the warm start is shifted by the
+            ticks since that of the last plan.
         observation : array, shape (S,)
-            Latest observation.
+            Latest observation, or what stands for it.
         in_flight : sequence of array, shape (A,)
-            Commands sent that act between the observation and this plan's first action.
+            Commands, sent or about to be, that act between the observation and this plan's first
+            action.
+        horizon : int, optional
+            Steps that count; all by default.
 
         Raises
         ------
@@ -146,7 +156,7 @@ class Mpc:
             tick, observation, np.reshape(in_flight, (-1, len(self._robot.action))),
             self._planner.shift(self._state, shift) if shift else self._state,
             self._generator.bit_generator.state, self._rollout.goal, self._rollout.weights,
-            self._rollout.horizon))
+            horizon or self._rollout.horizon))
 
     def decide(self, inputs: Inputs) -> Decision:
         """
@@ -162,7 +172,7 @@ class Mpc:
         self._generator.bit_generator.state = inputs.generator
         start = inputs.observation
         for command in inputs.in_flight:
-            start = self._step(start, command)[:, 0].mean(axis=0)
+            start = self.advance(start, command)
         # Not the rollout's own goal, which a message may have changed since.
         draw = replace(self._rollout.draw(self._generator), goal=inputs.goal,
                        weights=inputs.weights, horizon=inputs.horizon)
@@ -171,8 +181,12 @@ class Mpc:
                         lambda actions: evaluate(start, actions, draw))
         self._state, self._tick = plan.state, inputs.tick
         spread = float(self.dynamics.spread(self._step(start, plan.actions[0]))[0])
-        return Decision(inputs, plan.actions, start, spread, plan.rejected,
+        return Decision(inputs, plan.actions, start, spread, plan.candidates, plan.rejected,
                         time.perf_counter() - began, self._rollout, draw)
+
+    def advance(self, state: np.ndarray, command: np.ndarray) -> np.ndarray:
+        """Return the state (S,) one control period on, in the mean of the members."""
+        return np.asarray(self._step(state, command)[:, 0].mean(axis=0))
 
     def forget(self) -> None:
         """Drop the warm start."""

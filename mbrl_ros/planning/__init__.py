@@ -93,10 +93,11 @@ class Planner(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """A computed plan: sequence (H, A), the planner's state, number of rejected candidates."""
+    """A computed plan: sequence (H, A), the planner's state, candidates evaluated and rejected."""
 
     actions: np.ndarray
     state: Any
+    candidates: int
     rejected: int
 
 
@@ -120,15 +121,16 @@ def optimise(planner: Planner, state: Any, noise: Noise,
         If too few costs are finite.
 
     """
-    rejected = 0
+    candidates = rejected = 0
     for _ in range(planner.num_iterations):
         actions = planner.sample(state, noise)
         answer = evaluate(actions)
+        candidates += len(actions)
         rejected += int(np.count_nonzero(~np.isfinite(getattr(answer, 'cost', answer))))
         state = planner.update(state, actions, answer)
         if planner.is_settled(state):
             break
-    return Plan(planner.solution(state), state, rejected)
+    return Plan(planner.solution(state), state, candidates, rejected)
 
 
 def load_planning(name: str) -> PlanningConfig:

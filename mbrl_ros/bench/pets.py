@@ -1,0 +1,169 @@
+"""`bench pets`: PETS's loop on one of its tasks, several runs at once, and what the gates say."""
+
+from collections.abc import Sequence
+from concurrent.futures import as_completed, Future, ThreadPoolExecutor
+from contextlib import suppress
+import os
+from pathlib import Path
+from queue import SimpleQueue
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from mbrl_ros.bench.machine import describe_machine
+from mbrl_ros.bench.pets_run import finished, Settings, Trial
+from mbrl_ros.bench.process import BenchError
+from mbrl_ros.bench.published import GATES, TASKS
+from mbrl_ros.bench.returns import Report
+
+POLL_S = 0.5
+LOG_FILE = 'log.txt'
+LOG_LINES = 20
+
+
+def bench(task: str, seeds: int, trials: int, planner: str, training: str, jobs: int,
+          output: Path, report: Report, known_model: bool) -> dict[str, Any]:
+    """
+    Run PETS's loop for each seed, going on where earlier calls with the same settings ended.
+
+    Parameters
+    ----------
+    task : str
+        A key of `published.TASKS`.
+    seeds, trials : int
+        Number of runs, and of trials each has beside its random episode.
+    planner, training : str
+        Names in config/planners ('': the task's) and config/training, or paths.
+    jobs : int
+        Runs at the same time, each on a core of its own; 0: as many as there are cores.
+    output : Path
+        Folder for the runs, one in each `seed_<n>`.
+    report : callable
+        Told of progress.
+    known_model : bool
+        Whether to drive one episode a seed with MuJoCo itself as the model, for comparison.
+
+    Returns
+    -------
+    dict
+        See `summarise`, and `known_model_returns` (by seed; empty if not asked for); ready for
+        JSON.
+
+    Raises
+    ------
+    BenchError
+        If a run fails; the text ends with what it said.
+
+    """
+    began = time.perf_counter()
+    settings = [Settings.of(task, seed, planner, training) for seed in range(seeds)]
+    folders = [output / f'seed_{seed}' for seed in range(seeds)]
+    _run_all(settings, trials, folders, jobs, report)
+    runs = [finished(folder)[:trials + 1] for folder in folders]
+    return summarise(task, settings[0], runs) | {
+        'known_model_returns': [], 'machine': describe_machine(),
+        'wall_seconds': time.perf_counter() - began}
+
+
+def summarise(task: str, settings: Settings, runs: Sequence[Sequence[Trial]]) -> dict[str, Any]:
+    """
+    Judge finished runs by the gates.
+
+    Parameters
+    ----------
+    task : str
+        A key of `published.TASKS`.
+    settings : Settings
+        Of the runs; any seed.
+    runs : sequence of sequences of Trial
+        Of each seed, the random episode first.
+
+    Returns
+    -------
+    dict
+        `returns` (seed x trial), `random_returns`, `max_so_far_mean` (by trial),
+        `evaluations_per_plan` (of one network: candidates x particles x horizon),
+        `robot_seconds` (of one run, the random episode included), `gates` (name to value,
+        threshold, passed; a stretch is not judged), `passed`: whether all gates that the number
+        of trials reaches are met.
+
+    """
+    returns = np.array([[trial.total_return for trial in run[1:]] for run in runs])
+    best = np.maximum.accumulate(returns, axis=1).mean(axis=0)
+    gates = {gate.name: {'value': float(best[gate.trial - 1]), 'threshold': gate.threshold,
+                         'passed': bool(best[gate.trial - 1] >= gate.threshold),
+                         'trial': gate.trial, 'is_stretch': gate.is_stretch}
+             for gate in GATES[task] if gate.trial <= len(best)}
+    candidates = max(trial.candidates for run in runs for trial in run)
+    spec, goal = settings.robot, settings.task
+    return {
+        'task': task, 'robot': TASKS[task][0], 'task_spec': TASKS[task][1], 'seeds': len(runs),
+        'trials': len(best), 'returns': returns.tolist(),
+        'random_returns': [run[0].total_return for run in runs],
+        'max_so_far_mean': best.tolist(),
+        'evaluations_per_plan': candidates * settings.planning.rollout.particles * goal.horizon,
+        'robot_seconds': (len(best) + 1) * goal.episode_steps * spec.dt_s,
+        'settings': {'planning': settings.planning.model_dump(), 'horizon': goal.horizon,
+                     'training': settings.training.model_dump()},
+        'gates': gates,
+        'passed': all(gate['passed'] for gate in gates.values() if not gate['is_stretch'])}
+
+
+def _run_all(settings: Sequence[Settings], trials: int, folders: Sequence[Path], jobs: int,
+             report: Report) -> None:
+    cores: SimpleQueue[int] = SimpleQueue()
+    mine = sorted(os.sched_getaffinity(0))
+    jobs = jobs or len(mine)
+    for index in range(jobs):
+        cores.put(mine[index % len(mine)])
+    total, running = len(folders) * (trials + 1), list[subprocess.Popen[bytes]]()
+
+    def work(settings: Settings, folder: Path) -> None:
+        core = cores.get()
+        try:
+            _run_process(settings, trials, folder, core, running)
+        finally:
+            cores.put(core)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(work, *pair) for pair in zip(settings, folders, strict=True)]
+        try:
+            while not all(future.done() for future in futures):
+                _raise_first(futures)
+                time.sleep(POLL_S)
+                done = [finished(folder)[:trials + 1] for folder in folders]
+                best = [max((t.total_return for t in run[1:]), default=None) for run in done]
+                report(sum(map(len, done)), total, 'best so far: ' + ', '.join(
+                    '-' if value is None else f'{value:.0f}' for value in best))
+            _raise_first(futures)
+        finally:
+            for future in futures:
+                future.cancel()
+            for process in running:
+                with suppress(ProcessLookupError):
+                    process.terminate()
+
+
+def _raise_first(futures: Sequence[Future[None]]) -> None:
+    for future in as_completed([future for future in futures if future.done()]):
+        future.result()
+
+
+def _run_process(settings: Settings, trials: int, folder: Path, core: int,
+                 running: list[subprocess.Popen[bytes]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, '-m', 'mbrl_ros.bench.pets_run', settings.model_dump_json(),
+               str(trials), str(folder)]
+    log = folder / LOG_FILE
+    with log.open('wb') as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT,
+                                   env=os.environ | {'OMP_NUM_THREADS': '1'})
+        os.sched_setaffinity(process.pid, {core})
+        running.append(process)
+        status = process.wait()
+    if status:
+        said = '\n'.join(log.read_text(errors='replace').splitlines()[-LOG_LINES:])
+        raise BenchError(f'seed {settings.seed}: exit status {status} ({log}):\n{said}')

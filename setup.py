@@ -73,6 +73,8 @@ setup(
         # Formats of `mbrl-ros bag export`, beside NumPy's own.
         'parquet': ['pyarrow>=18'],
         'minari': ['minari[hdf5]>=0.5.4,<0.6'],
+        # The MJCF of the half-cheetah.
+        'gymnasium': ['gymnasium>=1,<2'],
         # rclpy and messages from PyPI, where no ROS distribution is installed.
         'ros': [
             'ros-rclpy[fastrtps]',
@@ -89,10 +91,13 @@ setup(
             'ros-trajectory-msgs',
             'ros-visualization-msgs',
         ],
-        'test': ['hypothesis>=6.100', 'mypy>=1.13', 'pytest>=8', 'ruff>=0.9',
+        'test': ['hypothesis>=6.100', 'mypy>=1.13', 'pytest>=8', 'pytest-xdist>=3.6',
+                 'ruff>=0.9',
                  # For what the extras above are tested with.
-                 'minari[hdf5]>=0.5.4,<0.6', 'optuna>=4,<6', 'pyarrow>=18',
-                 'tensorboard>=2.18,<3'],
+                 'gymnasium>=1,<2', 'minari[hdf5]>=0.5.4,<0.6', 'optuna>=4,<6', 'pyarrow>=18',
+                 'tensorboard>=2.18,<3',
+                 # What our planners are held against.
+                 'pytorch-icem==0.1.0', 'pytorch-mppi>=0.9,<0.10'],
     },
     entry_points={
         'console_scripts': [

@@ -115,10 +115,10 @@ def test_noise_reaches_every_number_and_no_other():
 @pytest.mark.parametrize(('spec', 'text'), [
     (lambda: simulation(body='arm'), "no body 'arm'. Allowed: world, base_link"),
     (lambda: simulation(topic_rates_hz={'imu': 80.0}), 'imu at 80 Hz asks for 4 messages'),
-    (lambda: changed(observation=[f | {'type': 'geometry_msgs/msg/PoseStamped'}
+    (lambda: changed(observation=[f | {'type': 'sensor_msgs/msg/NavSatFix'}
                                   if f['topic'] == 'odom' else f
                                   for f in SPEC.model_dump()['observation']]),
-     'cannot publish geometry_msgs/msg/PoseStamped. Allowed: sensor_msgs/msg/JointState'),
+     'cannot publish sensor_msgs/msg/NavSatFix. Allowed: sensor_msgs/msg/JointState'),
     (lambda: changed(observation=[*SPEC.model_dump()['observation'],
                                   SPEC.model_dump()['observation'][5]
                                   | {'name': 'heat', 'path': 'temperature'}]),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from spox import argument, build, Tensor
 
+from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.core.task import load_task
 from mbrl_ros.costs import CostFunction
@@ -65,20 +66,25 @@ def test_terms_broadcast(swingup):
     assert tip[2, 1, 3] == pytest.approx(single)
 
 
-def test_numpy_equals_the_traced_graph(swingup):
+@pytest.mark.parametrize(('robot', 'task'), [
+    ('cartpole', 'cartpole_swingup'), ('pusher', 'pusher_push'),
+    ('half_cheetah', 'half_cheetah_run')])
+def test_numpy_equals_the_traced_graph(robot, task):
+    spec = load_robot(robot)
+    target = load_task(task, spec)
+    function = CostFunction(target, spec)
+    shapes = {'state': ('N', len(spec.observation)), 'action': ('N', len(spec.action)),
+              'goal': (len(target.goal),)}
     rng = np.random.default_rng(1)
-    arrays = {'state': rng.normal(size=(50, 4)).astype(np.float32),
-              'action': rng.normal(size=(50, 1)).astype(np.float32),
-              'goal': rng.normal(size=2).astype(np.float32)}
-    inputs = {'state': argument(Tensor(np.float32, ('N', 4))),
-              'action': argument(Tensor(np.float32, ('N', 1))),
-              'goal': argument(Tensor(np.float32, (2,)))}
-    traced = swingup.terms(*(ndx.asarray(var) for var in inputs.values()))
-    labels = swingup.labels
+    arrays = {name: rng.normal(size=[50 if n == 'N' else n for n in shape]).astype(np.float32)
+              for name, shape in shapes.items()}
+    inputs = {name: argument(Tensor(np.float32, shape)) for name, shape in shapes.items()}
+    traced = function.terms(*(ndx.asarray(var) for var in inputs.values()))
     model = build(inputs, {label: term.unwrap_spox()
-                           for label, term in zip(labels, traced, strict=True)})
-    found = open_ort(model.SerializeToString(), 'CPUExecutionProvider').run(labels, arrays)
-    for one, other in zip(found, swingup.terms(*arrays.values()), strict=True):
+                           for label, term in zip(function.labels, traced, strict=True)})
+    found = open_ort(model.SerializeToString(), 'CPUExecutionProvider').run(
+        function.labels, {n.name: arrays[n.name] for n in model.graph.input})
+    for one, other in zip(found, function.terms(*arrays.values()), strict=True):
         assert one.dtype == np.float32
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
@@ -125,3 +131,28 @@ def cost(signal, params):
         {'term': 'my_terms.absolute', 'params': {'signal': 'force'}}])
     # |-1| + |0.5|
     assert rollout_cost(cart(), task, [-1.0, 0.5]) == pytest.approx(1.5)
+
+
+def test_l1_distance_between_fields_and_numbers():
+    function = CostFunction(cart_task(cost=[
+        {'term': 'l1_distance', 'params': {'point': ['position', 'velocity', 0.5],
+                                           'goal': ['where', 2.0, -0.25]}},
+        {'term': 'linear', 'name': 'fast', 'params': {'signal': 'velocity', 'factor': -1.5}}]),
+        cart())
+    distance, fast = function.terms(np.array([3.0, 1.0]), np.zeros(1), np.array([5.0]))
+    # |3 - 5| + |1 - 2| + |0.5 + 0.25|
+    assert distance == pytest.approx(3.75)
+    assert fast == -1.5
+    np.testing.assert_array_equal(
+        function.position(np.array([3.0, 1.0]), np.zeros(1), np.array([5.0])), [3.0, 1.0, 0.5])
+    np.testing.assert_array_equal(function.target(np.array([5.0])), [5.0, 2.0, -0.25])
+
+
+@pytest.mark.parametrize(('params', 'text'), [
+    ({'point': [0.0, 0.0, 0.0], 'goal': [1.0, 1.0, 1.0]}, 'at least one field'),
+    ({'point': ['position', 'height', 0.0], 'goal': [1.0, 1.0, 1.0]}, "unknown field 'height'"),
+    ({'point': ['position', 0.0], 'goal': [1.0, 1.0, 1.0]}, 'Field required'),
+])
+def test_l1_distance_refuses(params, text):
+    with pytest.raises(SpecError, match=text):
+        CostFunction(cart_task(cost=[{'term': 'l1_distance', 'params': params}]), cart())

@@ -77,6 +77,15 @@ class MessagePath:
             If the message has no such attribute, index or name, or holds no number there.
 
         """
+        value = self.find(message)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise ObservationError(
+                f"path '{self.text}': {type(value).__name__} is not a number") from None
+
+    def find(self, message: Any) -> Any:
+        """Return what is there, a number or not; see `read`."""
         value = message
         for attribute, key in self.parts:
             try:
@@ -89,11 +98,7 @@ class MessagePath:
                 ) from None
             if key is not None:
                 value = self._item(message, value, key)
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise ObservationError(
-                f"path '{self.text}': {type(value).__name__} is not a number") from None
+        return value
 
     def _item(self, message: Any, array: Any, key: int | str) -> Any:
         index = key

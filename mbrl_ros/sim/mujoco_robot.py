@@ -1,7 +1,6 @@
 """A robot spec brought to life by MuJoCo, one control period a step, without ROS."""
 
 from collections.abc import Sequence
-import logging
 from typing import Any
 
 import mujoco
@@ -12,10 +11,6 @@ from mbrl_ros.core.field_reader import FieldReader
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.sim.mjcf import load_mjcf
 from mbrl_ros.sim.sensors import JointSensor, SENSORS
-
-# MuJoCo would write its warnings to a file MUJOCO_LOG.TXT in whatever folder it is run from.
-mujoco.set_mju_user_warning(logging.getLogger(__name__).warning)
-
 
 # What is published at one moment: a reading by topic (see sensors.py).
 Readings = dict[str, Any]
@@ -41,6 +36,21 @@ class MujocoRobot:
     keyframe : str
         Replaces the keyframe of the spec; '' keeps it.
 
+    Attributes
+    ----------
+    spec, model, data
+        The robot spec, and MuJoCo's model and state.
+    num_clipped : int
+        Steps whose action was beyond a control range.
+    num_substeps : int
+        Physics time steps of a control period.
+    actuators : list of int
+        Actuator of each action field.
+    sensors : dict of str to Sensor
+        What reports on each topic.
+    columns : dict of str to list of int
+        Which numbers of the state vector a topic carries.
+
     Raises
     ------
     SpecError
@@ -60,16 +70,16 @@ class MujocoRobot:
         self.num_clipped = 0
         self._source = spec.simulation.mjcf
         self._keyframe = self._find_start(keyframe or spec.simulation.keyframe)
-        self._actuators = [self._find('actuator', mujoco.mjtObj.mjOBJ_ACTUATOR, name)
+        self.actuators = [self._find('actuator', mujoco.mjtObj.mjOBJ_ACTUATOR, name)
                            for name in spec.action_names]
-        self._sensors = {topic: self._sensor_class(kind)(self.model, self._find_body(topic))
+        self.sensors = {topic: self._sensor_class(kind)(self.model, self._find_body(topic))
                          for topic, kind in spec.observation_topics().items()}
         self._readers = {topic: FieldReader([f for f in spec.observation if f.topic == topic])
-                         for topic in self._sensors}
-        self._columns = {topic: [i for i, f in enumerate(spec.observation) if f.topic == topic]
-                         for topic in self._sensors}
+                         for topic in self.sensors}
+        self.columns = {topic: [i for i, f in enumerate(spec.observation) if f.topic == topic]
+                         for topic in self.sensors}
         self._check_limits()
-        self._num_substeps = self._count_substeps()
+        self.num_substeps = self._count_substeps()
         self._position_std, self._velocity_std = self._find_initial_std()
         self._parts = {topic: round(rate_hz / spec.control_rate_hz)
                        for topic, rate_hz in spec.simulation.topic_rates_hz.items()}
@@ -99,7 +109,7 @@ class MujocoRobot:
             mujoco.mj_integratePos(self.model, self.data.qpos,
                                    rng.normal(0.0, self._position_std), 1.0)
             self.data.qvel += rng.normal(0.0, self._velocity_std)
-        self.data.ctrl[self._actuators] = self.spec.safe_value
+        self.data.ctrl[self.actuators] = self.spec.safe_value
         mujoco.mj_forward(self.model, self.data)
         self._begin_period()
         for reader in self._readers.values():
@@ -129,7 +139,7 @@ class MujocoRobot:
         """
         low, high = self._control_range.T
         self.num_clipped += bool(np.any((action < low) | (action > high)))
-        self.data.ctrl[self._actuators] = action
+        self.data.ctrl[self.actuators] = action
         self._begin_period()
         between: list[tuple[int, Readings]] = []
         done = 0
@@ -137,33 +147,33 @@ class MujocoRobot:
             self._advance(until - done)
             done = until
             between.append((round(until * self.model.opt.timestep * 1e9), self._read(topics)))
-        self._advance(self._num_substeps - done)
+        self._advance(self.num_substeps - done)
         return between
 
     def observe(self) -> Readings:
         """Read all topics, in the order of the spec; each call draws new observation noise."""
-        return self._read(list(self._sensors))
+        return self._read(list(self.sensors))
 
     def state(self) -> np.ndarray:
         """Observe, and return the state vector, shape (S,)."""
         state, stamp_ns = np.empty(len(self.spec.observation)), round(self.data.time * 1e9)
         for topic, reading in self.observe().items():
-            state[self._columns[topic]] = self._readers[topic].read(reading, stamp_ns)
+            state[self.columns[topic]] = self._readers[topic].read(reading, stamp_ns)
         return state
 
     def _advance(self, num_substeps: int) -> None:
         mujoco.mj_step(self.model, self.data, num_substeps)
         if not (np.isfinite(self.data.qpos).all() and np.isfinite(self.data.qvel).all()):
-            action = self.data.ctrl[self._actuators].tolist()
+            action = self.data.ctrl[self.actuators].tolist()
             raise MbrlError(f'{self._source}: the physics diverged at {self.data.time:.3f} s with '
                             f'action {action}. Try a smaller timestep.')
 
     def _begin_period(self) -> None:
-        for sensor in self._sensors.values():
+        for sensor in self.sensors.values():
             sensor.begin(self.data)
 
     def _read(self, topics: Sequence[str]) -> Readings:
-        return {topic: self._sensors[topic].read(self.data, self._noise) for topic in topics}
+        return {topic: self.sensors[topic].read(self.data, self._noise) for topic in topics}
 
     def _noise(self, shape: tuple[int, ...]) -> np.ndarray:
         return self._noise_rng.normal(0.0, self._noise_std, shape) if self._noise_std > 0.0 \
@@ -171,8 +181,8 @@ class MujocoRobot:
 
     @property
     def _control_range(self) -> np.ndarray:
-        limited = self.model.actuator_ctrllimited[self._actuators].astype(bool)
-        return np.where(limited[:, None], self.model.actuator_ctrlrange[self._actuators],
+        limited = self.model.actuator_ctrllimited[self.actuators].astype(bool)
+        return np.where(limited[:, None], self.model.actuator_ctrlrange[self.actuators],
                         (-np.inf, np.inf))
 
     def _find(self, kind: str, category: mujoco.mjtObj, name: str) -> int:
@@ -215,12 +225,12 @@ class MujocoRobot:
 
     def _check_observation(self) -> None:
         readings = {topic: sensor.read(self.data, np.zeros)
-                    for topic, sensor in self._sensors.items()}
+                    for topic, sensor in self.sensors.items()}
         for field in self.spec.observation:
             try:
                 FieldReader([field]).read(readings[field.topic], 0)
             except ObservationError as error:
-                sensor = self._sensors[field.topic]
+                sensor = self.sensors[field.topic]
                 allowed = f'. Allowed joints: {_listed(sensor.names)}; allowed: position, ' \
                     'velocity, effort' if isinstance(sensor, JointSensor) else ''
                 raise SpecError(f"{self._source}: observation '{field.name}' cannot be read from "
@@ -246,13 +256,13 @@ class MujocoRobot:
         """Return after how many physics time steps of a period which topics report."""
         pauses: dict[int, list[str]] = {}
         for topic, parts in self._parts.items():
-            if self._num_substeps % parts:
+            if self.num_substeps % parts:
                 raise SpecError(
                     f'{self._source}: {topic} at {parts * self.spec.control_rate_hz:g} Hz asks '
-                    f'for {parts} messages in the {self._num_substeps} physics time steps of a '
+                    f'for {parts} messages in the {self.num_substeps} physics time steps of a '
                     'control period. Change topic_rates_hz or the timestep.')
             for part in range(1, parts):
-                pauses.setdefault(part * self._num_substeps // parts, []).append(topic)
+                pauses.setdefault(part * self.num_substeps // parts, []).append(topic)
         return dict(sorted(pauses.items()))
 
     def _scale(self, mass: float, friction: float) -> None:

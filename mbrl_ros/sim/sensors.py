@@ -11,8 +11,10 @@ from typing import Any, Protocol
 
 import mujoco
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from mbrl_ros.core.robot import JOINT_STATE
+from mbrl_ros.sim.moments import Moments
 
 _SCALAR_JOINTS = (int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE))
 _FRAME = mujoco.mjtObj.mjOBJ_XBODY
@@ -124,6 +126,15 @@ class Sensor(Protocol):
     def read(self, data: mujoco.MjData, noise: Noise) -> Any:
         """Return the reading that belongs to the positions and velocities in `data`."""
 
+    def read_many(self, before: Moments, after: Moments) -> Any:
+        """
+        Return the readings of many moments at once, without noise, or None: one by one, please.
+
+        A reading of arrays: `read` would find their elements in `after`, had each control period
+        begun as in `before`. The joints are the first axis.
+        """
+        return None
+
 
 class JointSensor(Sensor):
     """All named slides and hinges."""
@@ -140,6 +151,12 @@ class JointSensor(Sensor):
         error = noise((2, len(self.names)))
         return JointReading(self.names, data.qpos[self._qpos] + error[0],
                             data.qvel[self._dof] + error[1], data.qfrc_actuator[self._dof])
+
+    def read_many(self, before: Moments, after: Moments) -> JointReading:
+        """Return positions and velocities; no state of the physics has the forces."""
+        del before
+        return JointReading(self.names, np.moveaxis(after.qpos[..., self._qpos], -1, 0),
+                            np.moveaxis(after.qvel[..., self._dof], -1, 0), np.empty(0))
 
 
 class OdometrySensor(Sensor):
@@ -197,6 +214,12 @@ class PoseSensor(Sensor):
         return PoseReading(Pose(_vector(data.xpos[self._body] + error[0]),
                                 _turned(data.xquat[self._body], error[1])))
 
+    def read_many(self, before: Moments, after: Moments) -> PoseReading:
+        """Return the poses."""
+        del before
+        w, x, y, z = np.moveaxis(after.orientation(self._body), -1, 0)
+        return PoseReading(Pose(_vectors(after.position(self._body)), Quaternion(x, y, z, w)))
+
 
 class MeanTwistSensor(Sensor):
     """
@@ -229,6 +252,15 @@ class MeanTwistSensor(Sensor):
         return TwistReading(Twist(_vector(way * rate_hz + error[0]),
                                   _vector(turn * rate_hz + error[1])))
 
+    def read_many(self, before: Moments, after: Moments) -> TwistReading:
+        """Return the ways and turns between the moments, each a second."""
+        first, last = (Rotation.from_quat(moments.orientation(self._body), scalar_first=True)
+                       for moments in (before, after))
+        elapsed_s = (after.time_s - before.time_s)[..., None]
+        way = after.position(self._body) - before.position(self._body)
+        return TwistReading(Twist(_vectors(way / elapsed_s),
+                                  _vectors((last * first.inv()).as_rotvec() / elapsed_s)))
+
 
 SENSORS: dict[str, Callable[[mujoco.MjModel, int], Sensor]] = {
     JOINT_STATE: JointSensor,
@@ -241,6 +273,11 @@ SENSORS: dict[str, Callable[[mujoco.MjModel, int], Sensor]] = {
 
 def _vector(values: np.ndarray) -> Vector:
     return Vector(*values.tolist())
+
+
+def _vectors(values: np.ndarray) -> Vector:
+    """Return a vector of arrays from an array of vectors, shape (..., 3)."""
+    return Vector(*np.moveaxis(values, -1, 0))
 
 
 def _turned(quaternion: np.ndarray, rotation: np.ndarray) -> Quaternion:

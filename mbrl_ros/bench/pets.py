@@ -106,8 +106,9 @@ def summarise(task: str, settings: Settings, runs: Sequence[Sequence[Trial]]) ->
         'max_so_far_mean': best.tolist(),
         'evaluations_per_plan': candidates * settings.planning.rollout.particles * goal.horizon,
         'robot_seconds': (len(best) + 1) * goal.episode_steps * spec.dt_s,
-        'settings': {'planning': settings.planning.model_dump(), 'horizon': goal.horizon,
-                     'training': settings.training.model_dump()},
+        'settings': {'planning': settings.planning.model_dump(mode='json'),
+                     'horizon': goal.horizon,
+                     'training': settings.training.model_dump(mode='json')},
         'gates': gates,
         'passed': all(gate['passed'] for gate in gates.values() if not gate['is_stretch'])}
 
@@ -121,6 +122,12 @@ def _run_all(settings: Sequence[Settings], trials: int, folders: Sequence[Path],
         cores.put(mine[index % len(mine)])
     total, running = len(folders) * (trials + 1), list[subprocess.Popen[bytes]]()
 
+    def tell() -> None:
+        done = [finished(folder)[:trials + 1] for folder in folders]
+        best = [max((trial.total_return for trial in run[1:]), default=None) for run in done]
+        report(sum(map(len, done)), total, 'best so far: ' + ', '.join(
+            '-' if value is None else f'{value:.0f}' for value in best))
+
     def work(settings: Settings, folder: Path) -> None:
         core = cores.get()
         try:
@@ -133,12 +140,10 @@ def _run_all(settings: Sequence[Settings], trials: int, folders: Sequence[Path],
         try:
             while not all(future.done() for future in futures):
                 _raise_first(futures)
+                tell()
                 time.sleep(POLL_S)
-                done = [finished(folder)[:trials + 1] for folder in folders]
-                best = [max((t.total_return for t in run[1:]), default=None) for run in done]
-                report(sum(map(len, done)), total, 'best so far: ' + ', '.join(
-                    '-' if value is None else f'{value:.0f}' for value in best))
             _raise_first(futures)
+            tell()
         finally:
             for future in futures:
                 future.cancel()

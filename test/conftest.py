@@ -2,6 +2,7 @@
 
 from itertools import count
 import os
+import shutil
 from threading import Event, Thread
 import time
 
@@ -10,6 +11,14 @@ import pytest
 from mbrl_ros.nodes.processes import own_domain
 
 _COUNTER = count()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marker
+def pytest_collection_modifyitems(items):
+    """Mark what has a DDS domain: its nodes keep time, and want the cores for themselves."""
+    for item in items:
+        if 'ros_domain' in item.fixturenames:
+            item.add_marker('ros')
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -94,13 +103,20 @@ def logged(capfd, eventually):
     return wait
 
 
-@pytest.fixture
-def files(tmp_path):
-    """Return a folder with a robot, its task, a small planner and a linear model; no torch."""
+@pytest.fixture(scope='session')
+def written_files(tmp_path_factory):
+    """Write what `files` copies, once."""
     from controller_files import write_files  # noqa: PLC0415 (rclpy is optional)
 
-    write_files(tmp_path)
-    return tmp_path
+    folder = tmp_path_factory.mktemp('files')
+    write_files(folder)
+    return folder
+
+
+@pytest.fixture
+def files(written_files, tmp_path):
+    """Return a folder with a robot, its task, a small planner and a linear model; no torch."""
+    return shutil.copytree(written_files, tmp_path, dirs_exist_ok=True)
 
 
 @pytest.fixture

@@ -78,9 +78,9 @@ class Robot(Node):
 @pytest.fixture
 def call(eventually):
     def run(client, request):
-        assert client.wait_for_service(5.0)
+        assert client.wait_for_service(30.0)  # a process may have to start first
         future = client.call_async(request)
-        assert eventually(future.done)
+        assert eventually(future.done, 20.0)
         return future.result()
     return run
 
@@ -111,6 +111,12 @@ def wait_matched(eventually, logger, robot):
                       and all(tap.num_publishers for tap in logger._taps if tap.is_required))
 
 
+def has_received(logger, number):
+    """Return whether the logger has that many states, and as many commands."""
+    counts = logger.writer.counts()
+    return all(counts[topic].received == number for topic in ('/joint_states', COMMANDS))
+
+
 def stored(bag, topic):
     with AnyReader([bag]) as reader:
         wanted = [c for c in reader.connections if c.topic == topic]
@@ -130,7 +136,7 @@ def test_two_episodes_are_recorded_and_train(start, record, call, eventually, tm
             robot.command(0.25)
             robot.observe(origin_ns + 10**8 + step * DT_NS, float(10 * episode + step))
             time.sleep(0.01)
-        time.sleep(0.2)  # everything has arrived
+        assert eventually(lambda number=5 * (episode + 1): has_received(logger, number))
         if episode == 0:
             response = call(robot.episode_client, Trigger.Request())
             assert (response.success, response.message) == (True, 'episode 1')
@@ -184,7 +190,8 @@ def test_simulated_time_is_that_of_the_clock_before_the_command(start, record, e
         robot.tick((step + 1) * DT_NS)
         robot.observe((step + 1) * DT_NS, float(step))
         robot.command(step / 100)
-    time.sleep(0.5)
+    robot.tick(101 * DT_NS)  # until then the last command has no certain time
+    assert eventually(lambda: has_received(logger, 100))
     record(robot, False)
     episode, = load_dataset([tmp_path / 'bag'], load_robot('cartpole')).episodes
     assert episode.states[:, 0].tolist() == [float(step) for step in range(100)]
@@ -363,7 +370,8 @@ def test_kill_9_of_the_logger_loses_nothing_before_the_last_flush(
     robot = Robot()
     spin(robot)
     assert record(robot, True).success
-    assert eventually(lambda: robot.states.get_subscription_count() == 1)
+    assert eventually(lambda: robot.states.get_subscription_count() == 1
+                      and robot.commands.get_subscription_count() == 1)
     bag = tmp_path / 'bag'
     publish_until(robot, lambda: read_metadata(bag)['message_count'] > 300)
     process.send_signal(signal.SIGKILL)

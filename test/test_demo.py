@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
+
+from mbrl_ros.cli.main import app
 
 TRIAL_KEYS = {'trial', 'robot_seconds', 'return', 'holdout_r2', 'plan_ms_p50', 'plan_ms_p99',
               'ticks', 'missed_ticks'}
@@ -21,8 +24,14 @@ min_steps: 0
 
 
 def mbrl(*words):
+    """Run the command as a newcomer does, in a process of its own."""
     return subprocess.run([sys.executable, '-m', 'mbrl_ros.cli.main', *map(str, words)],
                           capture_output=True, text=True, timeout=400, check=False)
+
+
+def call(*words):
+    """Run the command in this process, which has imported torch already."""
+    return CliRunner().invoke(app, [*map(str, words)])
 
 
 def read_metrics(folder):
@@ -69,15 +78,15 @@ def test_train_evaluate_and_warm_start_from_the_bag_of_a_trial(driven, tmp_path)
     assert '200 transitions' in first.stdout
     assert {path.name for path in (tmp_path / 'a').iterdir()} >= {
         'dynamics.onnx', 'card.md', 'metrics.json', 'report.html', 'training.csv'}
-    mbrl('train', bag, '--config', config, '--output', tmp_path / 'b')
+    call('train', bag, '--config', config, '--output', tmp_path / 'b')
     assert (tmp_path / 'a/dynamics.onnx').read_bytes() == \
         (tmp_path / 'b/dynamics.onnx').read_bytes()
-    warm = mbrl('train', bag, '--config', config, '--output', tmp_path / 'c',
+    warm = call('train', bag, '--config', config, '--output', tmp_path / 'c',
                 '--warm-start', tmp_path / 'a')
-    assert warm.returncode == 0, warm.stderr
+    assert warm.exit_code == 0, warm.output
     assert (tmp_path / 'c/dynamics.onnx').read_bytes() != \
         (tmp_path / 'a/dynamics.onnx').read_bytes()
-    result = mbrl('evaluate', tmp_path / 'a', bag, '--json', '--report', tmp_path / 'new.html')
+    result = call('evaluate', tmp_path / 'a', bag, '--json', '--report', tmp_path / 'new.html')
     assert 'trained on' in result.stderr
     scores = json.loads(result.stdout)
     html = (tmp_path / 'new.html').read_text()
@@ -98,21 +107,27 @@ def test_train_refuses_a_cut_bag_then_says_what_the_recovered_one_lost(driven, t
     config = tmp_path / 'small.yaml'
     config.write_text(SMALL)
     words = ('train', cut, '--config', config, '--output', tmp_path / 'model')
-    refused = mbrl(*words)
-    assert refused.returncode == 1
-    assert 'mbrl-ros bag recover' in refused.stderr
-    assert mbrl('bag', 'recover', cut).returncode == 0
-    trained = mbrl(*words)
-    assert trained.returncode == 0, trained.stderr
+    refused = call(*words)
+    assert refused.exit_code == 1
+    assert 'mbrl-ros bag recover' in str(refused.exception)
+    assert call('bag', 'recover', cut).exit_code == 0
+    trained = call(*words)
+    assert trained.exit_code == 0, trained.output
     assert 'recovered from a truncated recording' in ' '.join(trained.stdout.split())
 
 
-def test_train_refuses_what_is_not_there(driven, tmp_path):
-    missing = mbrl('train', tmp_path / 'no_bag', '--output', tmp_path)
-    assert (missing.returncode, 'no_bag' in missing.stderr) == (1, True)
-    robot = mbrl('train', tmp_path, '--robot', 'no_robot', '--output', tmp_path)
-    assert robot.returncode == 1
-    assert 'Known names: arm, base, cartpole' in ' '.join(robot.stderr.split())
+def test_train_refuses_what_is_not_there(tmp_path):
+    missing = call('train', tmp_path / 'no_bag', '--output', tmp_path)
+    assert (missing.exit_code, 'no_bag' in str(missing.exception)) == (1, True)
+    robot = call('train', tmp_path, '--robot', 'no_robot', '--output', tmp_path)
+    assert robot.exit_code == 1
+    assert 'Known names: arm, base, cartpole' in str(robot.exception)
+
+
+def test_a_refusal_is_told_on_standard_error(tmp_path):
+    result = mbrl('bag', 'info', tmp_path / 'no_bag')
+    assert (result.returncode, result.stdout) == (1, '')
+    assert result.stderr.strip().startswith(f'error: no bag at {tmp_path}')
 
 
 def test_it_learns_to_swing_up_from_nothing(tmp_path):

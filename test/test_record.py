@@ -21,7 +21,13 @@ from mbrl_ros.control.tick import Tick
 from mbrl_ros.core.errors import BagError, SpecError
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.core.task import load_task
-from mbrl_ros.planning import load_planning
+from mbrl_ros.planning import (
+    ActionSpace,
+    config_class,
+    load_planning,
+    make_planner,
+    optimise,
+)
 from mbrl_ros.planning.cem import Config, State
 from mbrl_ros.runtime.rollout_config import RolloutConfig
 
@@ -102,6 +108,18 @@ def test_every_bit_survives(observation, actions, mean, goal, state, inc, spread
         assert_same(getattr(record.outcome, name), getattr(decision, name))
 
 
+@pytest.mark.parametrize('name', ['cem', 'icem', 'mppi', 'random_shooting'])
+def test_the_state_of_every_sampling_planner_survives(name):
+    robot, config = cart(), config_class(name)()
+    planner = make_planner(name, config, ActionSpace(4, robot.action_min, robot.action_max))
+    plan = optimise(planner, planner.init(), planner.noise(np.random.default_rng(0)),
+                    lambda actions: (actions**2).sum(axis=(1, 2)))
+    warm = planner.shift(plan.state, 1)
+    recorder = DecisionRecorder(robot, cart_task(), config_of(planner=name, source_config=config))
+    text, = recorder.encode(tick_of(1, decision_of(warm=warm)), 0)
+    assert_same(decode(text).inputs.warm, replace(warm))
+
+
 def test_views_are_recorded_as_what_they_show():
     # The planner hands out transposed, reversed and broadcast arrays.
     base = np.arange(12.0).reshape(3, 4)
@@ -178,7 +196,7 @@ State = namedtuple('State', 'mean')
 
 class Planner(Cem):
     def init(self):
-        return State(self._zero)
+        return State(super().init().mean)
 """
 
 

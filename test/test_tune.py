@@ -17,7 +17,13 @@ import yaml
 from mbrl_ros.bench import tune
 from mbrl_ros.cli.bench import app
 from mbrl_ros.core.errors import PlanningError, ProviderError, SpecError
-from mbrl_ros.planning import PlanningConfig
+from mbrl_ros.planning import (
+    ActionSpace,
+    config_class,
+    load_planning,
+    make_planner,
+    PlanningConfig,
+)
 from mbrl_ros.planning.cem import Config
 
 START = Config(population=40, num_elites=6, keep_elites=3, iterations=1)
@@ -62,6 +68,18 @@ def test_elites_keep_their_share():
     # 8 candidates: 1.2 elites, of which 0.6 are kept.
     config = tune._with_population(START, 8)
     assert (config.population, config.num_elites, config.keep_elites) == (8, 2, 1)
+
+
+@pytest.mark.parametrize('name', ['cem', 'cem_fine', 'icem', 'icem_fine', 'mppi', 'pets',
+                                  'random_shooting'])
+def test_every_shipped_planner_can_be_tuned(name):
+    planning = load_planning(name)
+    start = config_class(planning.planner).model_validate(planning.params)
+    space = ActionSpace(3, np.array([-1.0]), np.array([1.0]))
+    for population in (tune.SMALLEST, 43, tune.LARGEST):
+        planner = make_planner(planning.planner, tune._with_population(start, population), space)
+        noise = planner.noise(np.random.default_rng(0))
+        assert len(planner.sample(planner.init(), noise)) == population
 
 
 @pytest.fixture

@@ -102,7 +102,8 @@ class Plan:
 
 
 def optimise(planner: Planner, state: Any, noise: Noise,
-             evaluate: Callable[[np.ndarray], Any]) -> Plan:
+             evaluate: Callable[[np.ndarray], Any],
+             proposals: np.ndarray | None = None) -> Plan:
     """
     Run a planner until it is settled, or to the end of its iterations.
 
@@ -114,6 +115,8 @@ def optimise(planner: Planner, state: Any, noise: Noise,
         Random numbers.
     evaluate : callable
         Candidates (P, H, A) to what the planner asks for.
+    proposals : array, shape (M, H, A), optional
+        Candidates from elsewhere, such as a policy, inside the limits: they join every sample.
 
     Raises
     ------
@@ -124,6 +127,8 @@ def optimise(planner: Planner, state: Any, noise: Noise,
     candidates = rejected = 0
     for _ in range(planner.num_iterations):
         actions = planner.sample(state, noise)
+        if proposals is not None:
+            actions = np.concatenate([actions, proposals])
         answer = evaluate(actions)
         candidates += len(actions)
         rejected += int(np.count_nonzero(~np.isfinite(getattr(answer, 'cost', answer))))
@@ -147,6 +152,12 @@ def load_planning(name: str) -> PlanningConfig:
 def config_class(planner: str) -> type[Strict]:
     """Return the Config of a planner by its name; an unknown one is refused with the known."""
     return plugins.find(sys.modules[__name__], planner).Config
+
+
+def asked_by(planner: str) -> str:
+    """Return the method of a rollout that answers a planner, by its name."""
+    asks: str = plugins.find(sys.modules[__name__], planner).Planner.asks
+    return asks
 
 
 def make_planner(name: str, config: Strict, space: ActionSpace) -> Planner:

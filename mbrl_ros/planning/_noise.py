@@ -1,12 +1,59 @@
-"""Random sequences for planners: truncated white noise, or noise correlated in time."""
+"""Random sequences for planners: uniform, truncated white, or correlated in time."""
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
 
-class GaussianNoise:
+class UniformNoise:
     """
-    Noise sequences from a standard normal.
+    Sequences of independent numbers from [0, 1).
+
+    Parameters
+    ----------
+    generator : numpy Generator
+        Seeded by the caller.
+    horizon, size : int
+        H and A.
+
+    """
+
+    def __init__(self, generator: np.random.Generator, horizon: int, size: int) -> None:
+        self._generator, self._shape = generator, (horizon, size)
+
+    def draw(self, count: int) -> np.ndarray:
+        """Return `count` sequences, shape (count, H, A)."""
+        return self._generator.random((count, *self._shape))
+
+
+class TruncatedNoise:
+    """
+    White noise from a standard normal cut at +-2, of variance 0.774.
+
+    Parameters
+    ----------
+    generator : numpy Generator
+        Seeded by the caller.
+    horizon, size : int
+        H and A.
+
+    Notes
+    -----
+    Source: Chua et al. 2018 (PETS), arXiv:1805.12114.
+
+    """
+
+    def __init__(self, generator: np.random.Generator, horizon: int, size: int) -> None:
+        self._generator, self._shape = generator, (horizon, size)
+
+    def draw(self, count: int) -> np.ndarray:
+        """Return `count` sequences, shape (count, H, A)."""
+        uniform = self._generator.uniform(ndtr(-2.0), ndtr(2.0), (count, *self._shape))
+        return ndtri(uniform)
+
+
+class ColoredNoise:
+    """
+    Normal noise of unit variance, correlated in time.
 
     Parameters
     ----------
@@ -15,30 +62,25 @@ class GaussianNoise:
     horizon, size : int
         H and A.
     exponent : float
-        Power spectrum f^-exponent: 0 is white and truncated to +-2 (as PETS; variance 0.774),
-        above 0 is smooth, of unit variance and not truncated (as iCEM).
+        Power spectrum f^-exponent: 0 is white, 2 a random walk's.
 
     Notes
     -----
-    Sources: Chua et al. 2018 (PETS), arXiv:1805.12114; Pinneri et al. 2020 (iCEM),
-    arXiv:2008.06389; Timmer and Koenig 1995 for noise from a shaped spectrum.
+    Sources: Pinneri et al. 2020 (iCEM), arXiv:2008.06389; Timmer and Koenig 1995 for noise from a
+    shaped spectrum.
 
     """
 
     def __init__(self, generator: np.random.Generator, horizon: int, size: int,
                  exponent: float) -> None:
-        self._generator, self._horizon, self._size = generator, horizon, size
-        self._basis = None if exponent == 0.0 else _basis(horizon, exponent)
+        self._generator, self._size = generator, size
+        self._basis = _basis(horizon, exponent)
 
     def draw(self, count: int) -> np.ndarray:
         """Return `count` sequences, shape (count, H, A)."""
-        if self._basis is None:
-            uniform = self._generator.uniform(ndtr(-2.0), ndtr(2.0),
-                                              (count, self._horizon, self._size))
-            return ndtri(uniform)
-        white = self._generator.standard_normal((count, self._size, self._horizon))
-        signal: np.ndarray = (white @ self._basis).transpose(0, 2, 1)
-        return signal
+        white = self._generator.standard_normal((count, self._size, len(self._basis)))
+        # Sums over a sequence round by its layout, which every noise therefore shares.
+        return np.ascontiguousarray((white @ self._basis).transpose(0, 2, 1))
 
 
 def _basis(steps: int, exponent: float) -> np.ndarray:

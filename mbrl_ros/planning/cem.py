@@ -1,8 +1,8 @@
 """
 The cross-entropy method: refit a Gaussian over action sequences to the best of its samples.
 
-With `noise_exponent: 0` and `keep_elites: 0` it is the optimiser of PETS; with colored noise and
-kept elites it has the main ideas of iCEM, which need far fewer candidates.
+With `noise_exponent: 0` and `keep_elites: 0` it is the optimiser of PETS. Colored noise and kept
+elites, two of the ideas of iCEM, let it do with far fewer candidates; `icem` has all of them.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from mbrl_ros.core.errors import PlanningError
 from mbrl_ros.core.yaml_file import Strict
 from mbrl_ros.planning import ActionSpace, Noise
-from mbrl_ros.planning._noise import GaussianNoise
+from mbrl_ros.planning._candidates import advance, clip, middle, rank, refit
+from mbrl_ros.planning._noise import ColoredNoise, TruncatedNoise
 
 Array = Any
 
@@ -33,6 +33,9 @@ class Config(Strict):
                              description='Elites that join the next population, shifted in time')
     initial_std: float = Field(0.25, gt=0.0, le=1.0,
                                description='Std at the start of a plan, as a share of the range')
+    stop_std: float = Field(0.0, ge=0.0, le=1.0,
+                            description='Largest std, as a share of the range, below which no '
+                                        'further refit is made; 0 makes them all')
     warm_start: bool = Field(True, description='Start from the last plan, shifted in time')
     execute: str = Field('mean', pattern='^(mean|best)$',
                          description='What is executed: the final mean, or the best candidate')
@@ -75,31 +78,32 @@ class Planner:
 
     Notes
     -----
-    Sources: Chua et al. 2018 (PETS), arXiv:1805.12114, for truncation, variance cap, smoothing and
-    warm start with a tail of zeros; Pinneri et al. 2020 (iCEM), arXiv:2008.06389, for colored
-    noise and kept elites.
+    Sources: Chua et al. 2018 (PETS), arXiv:1805.12114, for truncation, variance cap, smoothing,
+    early stop and warm start with a tail of zeros; Pinneri et al. 2020 (iCEM), arXiv:2008.06389,
+    for colored noise and kept elites.
 
     """
 
+    asks: Literal['costs'] = 'costs'
+
     def __init__(self, config: Config, space: ActionSpace) -> None:
         self.config, self.space = config, space
-        self.asks: Literal['costs'] = 'costs'
         self.num_iterations = config.iterations
-        low, high = space.low, space.high
-        # Never a limit itself: the cap of the std would leave no room to search from there.
-        middle = np.where((low < 0.0) & (high > 0.0), 0.0, (low + high) / 2)
-        shape = (space.horizon, len(low))  # read-only views: every state that begins shares them
-        self._zero = np.broadcast_to(middle, shape)
-        self._initial_std = np.broadcast_to(config.initial_std * (high - low), shape)
+        self._middle = middle(space)
+        self._range = space.high - space.low
+        self._initial_std = np.broadcast_to(config.initial_std * self._range, self._middle.shape)
 
-    def noise(self, generator: np.random.Generator) -> GaussianNoise:
+    def noise(self, generator: np.random.Generator) -> Noise:
         """Return truncated white or colored noise, as configured."""
-        return GaussianNoise(generator, self.space.horizon, len(self.space.low),
-                             self.config.noise_exponent)
+        horizon, size = self._middle.shape
+        if self.config.noise_exponent == 0.0:
+            return TruncatedNoise(generator, horizon, size)
+        return ColoredNoise(generator, horizon, size, self.config.noise_exponent)
 
     def init(self) -> State:
         """Return a Gaussian around zero, or the middle of a range that zero is not inside of."""
-        return State(self._zero, self._initial_std, np.empty((0, *self._zero.shape)), self._zero)
+        return State(self._middle, self._initial_std, np.empty((0, *self._middle.shape)),
+                     self._middle)
 
     def sample(self, state: State, noise: Noise) -> Array:
         """
@@ -114,10 +118,7 @@ class Planner:
         if self.config.noise_exponent == 0.0:
             room = xp.minimum(state.mean - self.space.low, self.space.high - state.mean)
             std = xp.minimum(std, xp.maximum(room, 0.0 * room) / 2.0)
-        # Not clip, which takes twice as long on small arrays.
-        fresh = xp.maximum(state.mean + std * draws, self.space.low)
-        fresh = xp.minimum(fresh, self.space.high)
-        return xp.concat([fresh, state.elites], axis=0)
+        return xp.concat([clip(state.mean + std * draws, self.space), state.elites], axis=0)
 
     def update(self, state: State, actions: Array, cost: Array) -> State:
         """
@@ -144,30 +145,15 @@ class Planner:
 
         """
         xp = actions.__array_namespace__()
-        usable = xp.isfinite(cost)
-        order = xp.argsort(xp.where(usable, cost, xp.inf), stable=True)
-        order = order[:self.config.num_elites]
-        if order.shape[0] < self.config.num_elites or not usable[order[-1]]:
-            finite = int(xp.sum(xp.astype(usable, xp.int64)))
-            raise PlanningError(
-                f'only {finite} of {cost.shape[0]} candidates have a finite cost, fewer than '
-                f'num_elites {self.config.num_elites}: the model diverges from here. '
-                'Retrain with data from this region, or shorten the horizon.')
-        elites = xp.take(actions, order, axis=0)
-        # Not mean and std, which take twice as long on small arrays.
-        mean = xp.sum(elites, axis=0) / elites.shape[0]
-        apart = elites - mean
-        std = xp.sqrt(xp.sum(apart * apart, axis=0) / elites.shape[0])
-        old = self.config.smoothing
-        return State(
-            mean=old * state.mean + (1.0 - old) * mean,
-            std=old * state.std + (1.0 - old) * std,
-            elites=elites[:self.config.keep_elites],
-            best=elites[0])
+        num_elites = self.config.num_elites
+        elites = xp.take(actions, rank(cost, num_elites)[:num_elites], axis=0)
+        mean, std = refit(state.mean, state.std, elites, self.config.smoothing)
+        return State(mean, std, elites[:self.config.keep_elites], elites[0])
 
     def is_settled(self, state: State) -> bool:
-        """Return False: every refit is made."""
-        return False
+        """Return whether the Gaussian is narrower than `stop_std` everywhere."""
+        xp = state.std.__array_namespace__()
+        return bool(xp.max(state.std / self._range) < self.config.stop_std)
 
     def solution(self, state: State) -> Array:
         """Return the final mean or the best candidate, shape (H, A)."""
@@ -179,6 +165,5 @@ class Planner:
             return self.init()
         xp = state.mean.__array_namespace__()
         together = xp.concat([state.mean[None], state.best[None], state.elites], axis=0)
-        tail = xp.broadcast_to(self._zero[:steps], (together.shape[0], steps, len(self.space.low)))
-        mean, best, *_ = moved = xp.concat([together[:, steps:], tail], axis=1)
+        mean, best, *_ = moved = advance(together, steps, self._middle[:steps])
         return State(mean, self._initial_std, moved[2:], best)

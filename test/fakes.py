@@ -139,6 +139,15 @@ def rolls(particles, propagation='ts_infinity', **settings):
     return RolloutConfig(particles=particles, propagation=propagation, **settings)
 
 
+# Each scheme and each risk once, without doubt and with it.
+WAYS = [('ts_infinity', {'risk': 'cvar', 'risk_level': 0.5}), ('ts1', {'risk': 'worst'}),
+        ('mean', {'disagreement_weight': 1.0}),
+        ('ts_infinity', {'max_disagreement': 0.5, 'doubt_cost': 2.0, 'adaptive_horizon': True}),
+        ('ts1', {'disagreement_weight': 1.0, 'risk': 'spread'}),
+        ('distribution_sampling', {'risk': 'spread'}),
+        ('moment_matching', {'max_disagreement': 0.5, 'doubt_cost': 2.0, 'risk': 'cvar'})]
+
+
 def dynamics_of(artifact):
     """Return one step of an artifact."""
     return Dynamics(artifact.model, artifact.metadata)

@@ -75,7 +75,7 @@ def test_safe_value_is_not_slowed_and_is_where_the_next_action_starts():
 
 def decision_of(tick, actions, start):
     inputs = Inputs(tick, start, np.empty((0, 1)), None, {}, np.empty(0), np.empty(0),
-                    1)
+                    len(actions))
     return Decision(inputs, actions, start, 0.5, 1, 0, 0.0, None, None)
 
 
@@ -86,7 +86,7 @@ class FakeMpc:
         self.calls, self.free, self.error = [], Event(), None
         self.free.set()
 
-    def plan(self, tick, observation, in_flight):
+    def plan(self, tick, observation, in_flight, horizon):
         error = self.error
         self.calls.append((tick, observation.copy(), [c.tolist() for c in in_flight]))
         self.free.wait()
@@ -159,7 +159,7 @@ def test_plan_that_was_late_is_acted_upon_when_it_is_there(mpc, fly, eventually)
     mpc.free.clear()
     assert command(pilot.tick(FRESH)) == 0.11
     mpc.free.set()
-    assert eventually(pilot._running.done)
+    assert eventually(lambda: pilot._plans.is_done)
     mpc.free.clear()
     tick = pilot.tick(FRESH)
     # Plan 2 is there, plan 3 was started and is late: plan 2's action for the tick after its own.
@@ -169,7 +169,7 @@ def test_plan_that_was_late_is_acted_upon_when_it_is_there(mpc, fly, eventually)
     # The meter of plan times must see the late ones, or it would flatter the slow machine.
     assert [plan.tick for plan in tick.finished] == [2]
     mpc.free.set()
-    assert eventually(pilot._running.done)
+    assert eventually(lambda: pilot._plans.is_done)
     assert [plan.tick for plan in pilot.tick(FRESH).finished] == [3, 4]
 
 
@@ -223,7 +223,7 @@ def test_failure_of_a_late_plan_does_not_stop_a_newer_one(mpc, fly, eventually):
     assert eventually(lambda: len(mpc.calls) == 2)
     mpc.error = None
     mpc.free.set()
-    assert eventually(pilot._running.done)
+    assert eventually(lambda: pilot._plans.is_done)
     tick = pilot.tick(FRESH)
     assert (tick.verdict.reason, command(tick), tick.missed) == ('', 0.3, False)
 
@@ -384,6 +384,6 @@ def test_forgetting_starts_cold():
 
 def test_divergence_is_counted_and_refused():
     mpc = make_mpc()
-    with pytest.raises(PlanningError, match='only 0 of 60'):
+    with pytest.raises(PlanningError, match='none of 60'):
         mpc.plan(1, np.array([np.nan, 0.0]), ())
     assert mpc.plan(2, REST, ()).rejected == 0

@@ -283,6 +283,17 @@ def test_diagnostics_once_a_second_with_the_figures(start, robot, answer, eventu
         'safe': '0', 'slowed': '0', 'crashed': 'False', 'stops': '0'}
 
 
+def test_chunks_and_the_adaptive_horizon_are_told_of(start, robot, answer, eventually, files):
+    edit(files / 'planners.yaml', rollout={'particles': 2, 'adaptive_horizon': True})
+    start(chunk_steps=2)
+    ticks = [tick_values(answer()[1]) for _ in range(4)]
+    assert [(t['rung'], t['missed']) for t in ticks] == [('plan', 'False')] * 4
+    # Plans are taken up at ticks 1 and 3; members that are equal never part.
+    assert [t.get('horizon') for t in ticks] == [str(HORIZON), None, str(HORIZON), None]
+    assert eventually(lambda: 'trust' in robot.statuses)
+    assert 1 <= int(robot.values('trust')['horizon']) <= HORIZON
+
+
 def test_tick_and_plan_tell_what_was_decided(start, robot, answer, eventually):
     start()
     for number in (1, 2):

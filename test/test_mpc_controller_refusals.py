@@ -155,10 +155,21 @@ def test_plans_slower_than_the_period_are_not_activated(files, ros):
     controller.destroy_node()
 
 
-@pytest.mark.parametrize('changes', [{'lockstep': True}, {'lockstep': False, 'allow_slow': True}])
-def test_slow_plans_are_activated_in_lockstep_and_on_demand(files, ros, changes):
+@pytest.mark.parametrize('changes', [
+    {'lockstep': True}, {'lockstep': False, 'allow_slow': True},
+    {'lockstep': False, 'chunk_steps': 2}])  # 80 ms a plan
+def test_slow_plans_are_activated_where_they_may_be(files, ros, changes):
     controller = slow_controller(files, **changes)
     assert controller.trigger_activate() == OK, controller.refusal
+    controller.leave()
+    controller.destroy_node()
+
+
+def test_chunks_give_plans_so_many_periods_and_no_more(files, ros):
+    controller = slow_controller(files, lockstep=False, chunk_steps=2)
+    controller._engine = replace(controller._engine, plan_p99_s=0.09)
+    assert controller.trigger_activate() == TransitionCallbackReturn.FAILURE
+    assert 'the deadline is 80 ms of the 2 control periods of 80 ms' in controller.refusal
     controller.leave()
     controller.destroy_node()
 

@@ -5,7 +5,7 @@ import importlib.util
 import subprocess
 import sys
 
-from fakes import artifact_of, cart, cart_model, cart_task, linear_model, rolls
+from fakes import artifact_of, cart, cart_model, cart_task, linear_model, rolls, WAYS
 import numpy as np
 import onnx
 import pytest
@@ -63,6 +63,20 @@ def candidates(population, horizon, seed=0):
 
 
 START = np.array([0.5, 2.0, 1.0, -4.0])
+
+
+@pytest.mark.usefixtures('core')
+@pytest.mark.parametrize(('propagation', 'settings'), WAYS, ids=str)
+def test_float32_is_that_function_with_every_scheme_and_doubt(propagation, settings):
+    given = artifact_of(cart_model(std=0.5, disagreement=0.6), cart(), 2), cart(), cart_task()
+    one, other = (Rollout(*given, rolls(6, propagation, **settings), name, threads=1)
+                  for name in ('cpu', 'openvino'))
+    draw = one.draw(np.random.default_rng(0))
+    actions = np.random.default_rng(1).uniform(-2.0, 2.0, (9, 4, 1))
+    np.testing.assert_allclose(other.costs(START[:2], actions, draw),
+                               one.costs(START[:2], actions, draw), rtol=1e-5, atol=1e-4)
+    one.close()
+    other.close()
 
 
 @pytest.mark.usefixtures('core')

@@ -159,7 +159,7 @@ def test_each_decision_is_made_again_by_the_model_of_its_time(models):
     driver = Driver(config_of(models[0]))
     driver.drive(5)
     old, new = driver.built.engine, build_engine(SPEC, TASK, config_of(models[1]), num_tiles=2)
-    assert driver.built.pilot.replace_model(new.mpc, new.spread_limit, new.gauge)
+    assert driver.built.pilot.replace_model(new.mpc, new.spread_limit, new.gauge, None)
     driver.drive(5)
     driver.built.pilot.close()
     old.close()

@@ -62,17 +62,15 @@ def reference(ensemble, state, actions, draw, propagation, goal, weights):
         cloud = [torch.tensor(state, dtype=torch.float32)] * particles
         total = 0.0
         for step, action in enumerate(sequence):
-            if propagation == 'ts1':
-                cloud = [cloud[i] for i in draw.permutation[step]]
-            moved, force = [], torch.tensor(action, dtype=torch.float32)
-            for slot, particle in enumerate(cloud):
+            order = draw.permutation[step] if propagation == 'ts1' else range(particles)
+            force = torch.tensor(action, dtype=torch.float32)
+            for slot, particle in enumerate(order):
                 member = slot // share
                 with torch.no_grad():
-                    mean, std = ensemble(particle.expand(ensemble.members, 1, -1),
+                    mean, std = ensemble(cloud[particle].expand(ensemble.members, 1, -1),
                                          force.expand(ensemble.members, 1, -1))
-                moved.append(mean[member, 0]
-                             + std[member, 0] * torch.from_numpy(draw.noise[step, slot]))
-            cloud = moved
+                cloud[particle] = (mean[member, 0]
+                                   + std[member, 0] * torch.from_numpy(draw.noise[step, slot]))
             for x, hinge, _, _ in torch.stack(cloud).numpy().astype(float):
                 tip = np.array([x - 0.6 * np.sin(hinge), -0.6 * np.cos(hinge)])
                 reward = np.exp(-np.sum((tip - goal)**2) / 0.36)
@@ -235,11 +233,7 @@ def test_every_form_is_the_same_function(robot, task, form, propagation):
     state, actions = problem(robot, 7, 0)
     draw = rollout.draw(np.random.default_rng(0))
     expected = rollout.costs(state, actions, draw)
-    feeds = {'state': state, 'actions': actions, 'noise': draw.noise, 'goal': draw.goal,
-             'weights': task.weights}
-    feeds = {name: array.astype(np.float32) for name, array in feeds.items()}
-    if propagation == 'ts1':
-        feeds['permutation'] = draw.permutation
+    feeds = rollout._feeds(state, actions.astype(np.float32), draw)
     found = session_of(model, robot, task, 4, propagation, form).run(['cost'], feeds)[0]
     # float16 has 11 bits: 5e-4 relative in each layer's result, of costs of a few units.
     np.testing.assert_allclose(found, expected, atol=1e-5 if form.trunk == 'float32' else 1e-2)

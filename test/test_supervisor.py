@@ -123,7 +123,7 @@ def test_the_real_gauge_notices_that_the_robot_changed():
     mpc, pilot = fly(Ear())
     # Errors up to 100 predicted std are usual; the model is exact, so rounding is all there is.
     calibration = Calibration.from_dict(trust_dict(usual_up_to=100.0))
-    pilot.supervisor.replace_model(TrustGauge(mpc.dynamics, calibration))
+    pilot.supervisor.replace_model(TrustGauge(mpc.dynamics, calibration), None)
 
     def drive(gain, numbers, state):
         figures = []

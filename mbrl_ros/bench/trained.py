@@ -33,7 +33,8 @@ CONFIG = TrainingConfig(
 
 
 def random_motion(robot: RobotSpec, seed: int, episodes: int = EPISODES,
-                  steps: int = EPISODE_STEPS, hold_steps: int = 1) -> Dataset:
+                  steps: int = EPISODE_STEPS, hold_steps: int = 1,
+                  mass_scale: float = 1.0) -> Dataset:
     """
     Move the simulated robot by the uniform exploration signal, without ROS.
 
@@ -47,13 +48,15 @@ def random_motion(robot: RobotSpec, seed: int, episodes: int = EPISODES,
         Number of episodes, and of control periods in each.
     hold_steps : int
         Control periods for which each random action is held.
+    mass_scale : float
+        Factor on all masses, as `MujocoRobot` has it.
 
     """
     generator = np.random.default_rng(seed)
     settings = exploration.config_class('uniform').model_validate(
         {'hold_steps': hold_steps})
     signal = exploration.make_signal('uniform', settings, robot, generator)
-    body = MujocoRobot(robot)
+    body = MujocoRobot(robot, mass_scale=mass_scale)
     recorded = []
     for _ in range(episodes):
         body.reset(generator)

@@ -19,7 +19,7 @@ def what_followed(episodes: Sequence[Episode], record: Record) -> Episode | None
     for episode in episodes:
         first = round((record.stamp_ns - episode.start_ns) / robot.dt_ns)
         if 0 <= first < episode.num_steps:
-            return episode.cut(first, min(first + record.setup.delay_steps + len(plan),
+            return episode.cut(first, min(first + len(record.inputs.in_flight) + len(plan),
                                           episode.num_steps), robot.dt_s)
     return None
 
@@ -50,7 +50,7 @@ def draw_decision(figure: Figure, record: Record, again: Decision | None,
     grid = figure.subplots(-(-len(fields) // columns), columns, squeeze=False)
     for axes in grid.flat[len(fields):]:
         axes.axis('off')
-    begin_s = record.setup.delay_steps * robot.dt_s
+    begin_s = len(record.inputs.in_flight) * robot.dt_s
     edges_s = begin_s + np.arange(len(record.outcome.actions) + 1) * robot.dt_s
     plans = [('recorded plan', RECORDED, record.outcome.actions)]
     plans += [('plan of the other model', OTHER, other.actions)] if other is not None else []

@@ -69,12 +69,27 @@ class Trial:
 
 def realised_return(dataset: Dataset, robot: RobotSpec, task: TaskSpec,
                     goal: np.ndarray | None = None) -> float:
-    """Return minus the task's cost over all transitions of a dataset, for a goal, shape (G,)."""
+    """
+    Return minus the task's cost over all transitions of a dataset, for a goal, shape (G,).
+
+    A term that only a model knows is charged by what was recorded; SpecError if that was not.
+    """
     _, action, next_state = dataset.transitions()
-    terms = CostFunction(task, robot).terms(next_state, action,
-                                            task.goal_values if goal is None else goal)
+    function = CostFunction(task, robot)
+    labels = _labels(dataset)
+    terms = function.terms(next_state, action, task.goal_values if goal is None else goal,
+                           labels if labels.keys() >= set(function.heads) else None)
     return -float(sum(weight * np.sum(term)
                       for weight, term in zip(task.weights, terms, strict=True)))
+
+
+def _labels(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Return what was recorded of each transition beside its states, each (N,)."""
+    recorded = {'reward': [episode.rewards for episode in dataset.episodes],
+                'termination': [episode.terminations for episode in dataset.episodes]}
+    return {name: np.concatenate([array for array in arrays if array is not None])
+            for name, arrays in recorded.items()
+            if arrays and all(array is not None for array in arrays)}
 
 
 def final_distance(dataset: Dataset, robot: RobotSpec, task: TaskSpec,

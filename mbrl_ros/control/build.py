@@ -10,12 +10,14 @@ import numpy as np
 from mbrl_ros.control.exploitation import ExploitationCheck, ExploitationConfig
 from mbrl_ros.control.exploration import make_signal
 from mbrl_ros.control.gate import SafetyGate
+from mbrl_ros.control.horizon import AdaptiveHorizon
 from mbrl_ros.control.ladder import DEFAULT_LADDER, LadderConfig
 from mbrl_ros.control.latch import Latch
 from mbrl_ros.control.mpc import Mpc
 from mbrl_ros.control.supervisor import Supervisor
 from mbrl_ros.control.tick import CollectPilot, Pilot, PlanPilot
 from mbrl_ros.control.trust import TrustConfig, TrustGauge, TrustLimiter
+from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.core.yaml_file import Strict
@@ -27,8 +29,6 @@ from mbrl_ros.runtime.rollout import Rollout
 from mbrl_ros.runtime.rollout_config import RolloutConfig
 from mbrl_ros.runtime.surprise import Calibration
 
-SMALLEST_SPREAD = 1e-3
-
 
 @dataclass(frozen=True)
 class PilotConfig:
@@ -36,7 +36,8 @@ class PilotConfig:
     Settings of a pilot.
 
     `signal` names an exploration signal and `source_config` is its Config; or it is empty, and
-    `source_config` is that of `planner`.
+    `source_config` is that of `planner`. `deadline_s` is the time that a tick may wait for its
+    plan, None: any; `chunk_steps` and `open_loop` are as `PlanPilot` has them.
     """
 
     model: Path
@@ -50,6 +51,8 @@ class PilotConfig:
     deadline_s: float | None
     max_spread: float
     seed: int
+    chunk_steps: int = 1
+    open_loop: bool = False
     ladder: LadderConfig = DEFAULT_LADDER
     trust: TrustConfig = field(default_factory=lambda: TrustConfig.model_validate({}))
     exploitation: ExploitationConfig = field(
@@ -72,6 +75,7 @@ class Engine:
     mpc: Mpc
     rollout: Rollout
     gauge: TrustGauge
+    adaptive_horizon: AdaptiveHorizon | None
     metadata: dict[str, Any]
     spread_limit: float
     plan_p50_s: float
@@ -117,14 +121,18 @@ def build_pilot(robot: RobotSpec, task: TaskSpec, config: PilotConfig, latch: La
         return Built(CollectPilot(signal, gate), None,
                      notes=[f"collects with signal '{config.signal}', seed {config.seed}"],
                      facts={'signal': config.signal, 'seed': config.seed})
+    if config.chunk_steps > task.horizon:
+        raise SpecError(f"chunk_steps is {config.chunk_steps}, a plan of task '{task.name}' has "
+                        f'{task.horizon} actions: allowed are 1 to {task.horizon}')
     engine = build_engine(robot, task, config)
     gate = SafetyGate(robot, engine.spread_limit, task.termination, latch)
     check = ExploitationCheck(CostFunction(task, robot), task.horizon, config.delay_steps,
                               config.exploitation)
     supervisor = Supervisor(engine.gauge, TrustLimiter(config.trust), check, config.delay_steps,
-                            robot.dt_ns)
+                            robot.dt_ns, engine.adaptive_horizon)
     pilot = PlanPilot(engine.mpc, gate, robot, config.delay_steps, config.deadline_s,
-                      config.ladder, supervisor)
+                      config.ladder, supervisor, config.chunk_steps,
+                      open_loop=config.open_loop)
     return Built(pilot, engine, engine.notes, engine.facts)
 
 
@@ -172,8 +180,8 @@ def build_engine(robot: RobotSpec, task: TaskSpec, config: PilotConfig,
         rollout.close()
         raise
     p50_ms, p99_ms = np.quantile(times_s, [0.5, 0.99]) * 1e3
-    # Members that agree to the last digit on the holdout must not forbid every other place.
-    limit = config.max_spread * max(model.metadata['spread_p99'], SMALLEST_SPREAD)
+    unit = model.spread_unit
+    limit = config.max_spread * unit
     notes = [
         f'model {config.model}, hash {model.hash[:16]}, provider {rollout.provider} in '
         f'{rollout.precision}, {rollout.num_tiles} tiles',
@@ -187,6 +195,11 @@ def build_engine(robot: RobotSpec, task: TaskSpec, config: PilotConfig,
     facts = {'provider': rollout.provider, 'precision': rollout.precision,
              'configured_p99_ms': float(p99_ms), 'hash': model.hash, 'path': str(config.model),
              'seed': config.seed, 'spread_limit': limit}
-    gauge = TrustGauge(dynamics, Calibration.from_dict(model.metadata['trust']))
-    return Engine(mpc, rollout, gauge, model.metadata, limit, float(p50_ms) * 1e-3,
-                  float(p99_ms) * 1e-3, notes, facts)
+    calibration = Calibration.from_dict(model.metadata['trust'])
+    horizon = AdaptiveHorizon(
+        dynamics, calibration, unit, config.rollout.horizon_disagreement,
+        # What is acted upon must have been weighed.
+        max(config.rollout.min_horizon, config.chunk_steps), task.horizon) \
+        if config.rollout.adaptive_horizon else None
+    return Engine(mpc, rollout, TrustGauge(dynamics, calibration), horizon, model.metadata, limit,
+                  float(p50_ms) * 1e-3, float(p99_ms) * 1e-3, notes, facts)

@@ -25,8 +25,8 @@ class LadderConfig(Strict):
 DEFAULT_LADDER = LadderConfig.model_validate({})
 
 
-def climb_down(config: LadderConfig, decision: Decision | None, tick: int,
-               last: np.ndarray) -> tuple[np.ndarray | None, Rung]:
+def climb_down(config: LadderConfig, decision: Decision | None, tick: int, last: np.ndarray,
+               chunk_steps: int = 1) -> tuple[np.ndarray | None, Rung]:
     """
     Return the action of a tick, and the rung of the ladder it stands on.
 
@@ -40,21 +40,23 @@ def climb_down(config: LadderConfig, decision: Decision | None, tick: int,
         Number of this tick.
     last : array, shape (A,)
         Last command that was let out.
+    chunk_steps : int
+        Actions of a plan that are its own; the next plan is due after them.
 
     Returns
     -------
     action : array, shape (A,), or None
         None on the last rung, 'safe'.
     rung : {'plan', 'shifted', 'held', 'safe'}
-        'plan' is this tick's own plan.
+        'plan' is one of the plan's own actions.
 
     """
     if decision is None:
         return None, 'safe'
-    age = tick - decision.tick
-    if age == 0:
-        return decision.actions[0], 'plan'
-    shifted = min(config.shift_steps, len(decision.actions) - 1)
+    age, most = tick - decision.tick, len(decision.counted) - 1
+    if age < min(chunk_steps, most + 1):
+        return decision.actions[age], 'plan'
+    shifted = min(chunk_steps - 1 + config.shift_steps, most)
     if age <= shifted:
         return decision.actions[age], 'shifted'
     if age <= shifted + config.hold_steps:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from mbrl_ros.control.model import Dynamics, Rollout
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.planning import optimise, Planner
-from mbrl_ros.runtime.dynamics import Dynamics
-from mbrl_ros.runtime.rollout import Draw, Prediction, Rollout
+from mbrl_ros.runtime.rollout import Prediction
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,17 @@ class Decision:
     rejected: int
     plan_s: float
     rollout: Rollout
-    draw: Draw
+    draw: Any
 
     @property
     def tick(self) -> int:
         """Tick at which `actions[0]` is to be sent."""
         return self.inputs.tick
+
+    @property
+    def counted(self) -> np.ndarray:
+        """Planned actions of the steps that count; nothing was asked of those after them."""
+        return self.actions[:self.inputs.horizon]
 
     @cached_property
     def prediction(self) -> Prediction:
@@ -178,7 +183,8 @@ class Mpc:
                        weights=inputs.weights, horizon=inputs.horizon)
         evaluate = getattr(self._rollout, self._planner.asks)
         plan = optimise(self._planner, inputs.warm, self._noise,
-                        lambda actions: evaluate(start, actions, draw))
+                        lambda actions: evaluate(start, actions, draw),
+                        self._rollout.proposals(start, draw))
         self._state, self._tick = plan.state, inputs.tick
         spread = float(self.dynamics.spread(self._step(start, plan.actions[0]))[0])
         return Decision(inputs, plan.actions, start, spread, plan.candidates, plan.rejected,

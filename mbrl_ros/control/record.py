@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 
 from mbrl_ros import __version__
 from mbrl_ros.control.build import build_planner, PilotConfig
+from mbrl_ros.control.model import Rollout
 from mbrl_ros.control.mpc import Decision, Inputs
 from mbrl_ros.control.tick import Tick
 from mbrl_ros.core.errors import BagError, SpecError
@@ -29,7 +30,6 @@ from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.core.yaml_file import describe, Strict
 from mbrl_ros.planning import config_class
 from mbrl_ros.runtime.ort import versions
-from mbrl_ros.runtime.rollout import Rollout
 from mbrl_ros.runtime.rollout_config import RolloutConfig
 
 LARGEST_EXACT_INT = 2**53
@@ -173,8 +173,10 @@ class DecisionRecorder:
         self._stamps.append((tick.index, stamp_ns))
         records = []
         for decision in tick.finished:
+            # A plan is begun before its tick by as many as act in between and are not sent yet.
+            ahead = len(decision.inputs.in_flight) - self._config.delay_steps
             found = next((stamp for index, stamp in reversed(self._stamps)
-                          if index == decision.tick), None)
+                          if index == decision.tick - ahead), None)
             if found is not None:
                 records.append(self._encode(decision, found))
         return records

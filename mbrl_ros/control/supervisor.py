@@ -5,6 +5,7 @@ from collections import deque
 import numpy as np
 
 from mbrl_ros.control.exploitation import Exploitation, ExploitationCheck
+from mbrl_ros.control.horizon import AdaptiveHorizon
 from mbrl_ros.control.mpc import Decision
 from mbrl_ros.control.trust import Restraint, Trust, TrustGauge, TrustLimiter
 
@@ -24,6 +25,8 @@ class Supervisor:
         Control periods from an observation to the moment its command acts.
     dt_ns : int
         Control period.
+    adaptive_horizon : AdaptiveHorizon, optional
+        How far plans may look; without it as far as they reach.
 
     Attributes
     ----------
@@ -37,9 +40,10 @@ class Supervisor:
     """
 
     def __init__(self, gauge: TrustGauge, limiter: TrustLimiter, check: ExploitationCheck,
-                 delay_steps: int, dt_ns: int) -> None:
+                 delay_steps: int, dt_ns: int,
+                 adaptive_horizon: AdaptiveHorizon | None = None) -> None:
         self._gauge, self._limiter, self._check = gauge, limiter, check
-        self._dt_ns = dt_ns
+        self._dt_ns, self._adaptive_horizon = dt_ns, adaptive_horizon
         self._sent: deque[np.ndarray] = deque(maxlen=delay_steps + 2)
         self.forget()
 
@@ -48,14 +52,21 @@ class Supervisor:
         self._gauge.forget()
         self._limiter.forget()
         self._check.forget()
+        if self._adaptive_horizon is not None:
+            self._adaptive_horizon.forget()
         self._sent.clear()
         self._fresh_index = self._stamp_ns = self.num_blind = 0
         self._goal = self._weights = np.empty(0)
         self.restraint, self.trust, self.exploitation = Restraint(), Trust(), Exploitation()
 
-    def replace_model(self, gauge: TrustGauge) -> None:
+    @property
+    def horizon(self) -> int | None:
+        """Steps that the next plan counts; None: all."""
+        return None if self._adaptive_horizon is None else self._adaptive_horizon.steps
+
+    def replace_model(self, gauge: TrustGauge, adaptive_horizon: AdaptiveHorizon | None) -> None:
         """Judge another model from now on; nothing is known of it yet."""
-        self._gauge = gauge
+        self._gauge, self._adaptive_horizon = gauge, adaptive_horizon
         self._limiter.forget()
         self._check.forget()
 
@@ -97,7 +108,8 @@ class Supervisor:
             self._check.observe(state, self._sent[0], self._goal, self._weights,
                                 is_consecutive=is_consecutive)
         if decision is not None:
-            self._check.planned(decision.prediction.cost)
+            promise = self._check.promise(self._weights, decision.prediction.terms)
+            self._check.planned(promise, decision.inputs.horizon)
             self._gauge.planned(decision.prediction.states)
         self.num_blind = 0 if is_consecutive else self.num_blind + 1
         if state is not None:
@@ -105,3 +117,7 @@ class Supervisor:
         self.trust = self._gauge.read()
         self.exploitation = self._check.read()
         self.restraint = self._limiter.update(self.trust.figure)
+        if self._adaptive_horizon is not None:
+            if decision is not None:
+                self._adaptive_horizon.planned(decision)
+            self._adaptive_horizon.update(self.trust.signals)

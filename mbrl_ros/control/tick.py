@@ -1,21 +1,21 @@
 """The control tick: plan in time or climb down the fallback ladder, then through the gate."""
 
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-import traceback
 from typing import Protocol
 
 import numpy as np
 
 from mbrl_ros.control.exploration import Signal
-from mbrl_ros.control.gate import SafetyGate, Verdict
+from mbrl_ros.control.gate import limit_following, SafetyGate, Verdict
+from mbrl_ros.control.horizon import AdaptiveHorizon
 from mbrl_ros.control.ladder import climb_down, DEFAULT_LADDER, LadderConfig, Rung
 from mbrl_ros.control.mpc import Decision, Mpc
+from mbrl_ros.control.open_loop import OpenLoop
+from mbrl_ros.control.plan_thread import PlanThread
 from mbrl_ros.control.supervisor import Supervisor
 from mbrl_ros.control.trust import TrustGauge
-from mbrl_ros.core.errors import PlanningError
 from mbrl_ros.core.robot import RobotSpec
 
 
@@ -57,7 +57,7 @@ class Tick:
     decision : Decision or None
         The plan acted upon; None in collect mode and before the first plan.
     missed : bool
-        True if this tick's plan was late.
+        True if a plan was due and is not there.
     rung : {'plan', 'shifted', 'held', 'safe'}
         Step of the fallback ladder that the command stands on; a signal's action counts as 'plan'.
     finished : tuple of Decision
@@ -88,7 +88,7 @@ class Tick:
         if self.decision is None or self.verdict.safe or self.is_restrained \
                 or self.rung not in ('plan', 'shifted'):
             return np.empty((0, len(self.verdict.command)))
-        return self.decision.actions[self.index - self.decision.tick + 1:]
+        return self.decision.counted[self.index - self.decision.tick + 1:]
 
 
 class Pilot(Protocol):
@@ -134,7 +134,7 @@ class CollectPilot:
 
 class PlanPilot:
     """
-    Plans every tick, on a thread of its own, and never waits beyond the deadline.
+    Plans on a thread of its own, and never waits beyond the deadline.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class PlanPilot:
     gate : SafetyGate
         Judges every command.
     robot : RobotSpec
-        Safe value.
+        Safe value, limits.
     delay_steps : int
         Control periods from an observation to the moment its command acts.
     deadline_s : float or None
@@ -152,45 +152,54 @@ class PlanPilot:
         What ticks without a plan may do, and how long.
     supervisor : Supervisor, optional
         Restrains commands where the model does not foresee what happens.
+    chunk_steps : int
+        Actions k of a plan that are acted upon. With one, every tick plans for itself and waits.
+        With more, the tick that takes up a plan begins the next one, for k ticks later: carried
+        there through the actions it is about to take, that plan has k periods to be made.
+    open_loop : bool
+        Whether plans see only the first observation and then what the model made of it; the gate
+        and the supervisor see what is observed.
 
     Attributes
     ----------
     supervisor : Supervisor or None
         As given.
 
+    Notes
+    -----
+    With k > 1 nothing is planned for the first k ticks: they send the safe value, which the first
+    plan counts on. In lock-step, where a plan may take its time, the first tick has a plan of its
+    own. A plan that comes j ticks late makes j ticks miss; the next one is begun when it comes,
+    and has k periods again. Meanwhile the ladder has the older plan go on.
+
     """
 
     def __init__(self, mpc: Mpc, gate: SafetyGate, robot: RobotSpec, delay_steps: int,
                  deadline_s: float | None, ladder: LadderConfig = DEFAULT_LADDER,
-                 supervisor: Supervisor | None = None) -> None:
+                 supervisor: Supervisor | None = None, chunk_steps: int = 1, *,
+                 open_loop: bool = False) -> None:
         self._mpc, self._gate, self._robot = mpc, gate, robot
         self._deadline_s, self._ladder, self.supervisor = deadline_s, ladder, supervisor
-        self._in_flight = deque([robot.safe_value] * delay_steps, maxlen=delay_steps)
-        self._worker = ThreadPoolExecutor(1, 'plan')
-        self._running: Future[Decision] | None = None
-        self._last: Decision | None = None
-        self._finished: list[Decision] = []
-        self._failure = ''
+        self._chunk_steps, self._open_loop = chunk_steps, OpenLoop() if open_loop else None
+        # The oldest acts from this tick's observation to the next; the others are in flight.
+        self._sent = deque([robot.safe_value] * (delay_steps + 1), maxlen=delay_steps + 1)
+        self._plans = PlanThread()
         self._index = 0
 
     def tick(self, observation: Observation) -> Tick:
-        """Start a plan if none runs, wait for it, and act on the newest one there is."""
+        """Begin and collect plans as they are due, and act on the newest one there is."""
         self._index += 1
         state, problem = observation.state, observation.problem
         usable = state is not None and not problem
         if state is not None and usable:
-            if self._running is not None and self._running.done():
-                problem = self._collect()  # a late plan of an earlier tick: better than none
-            if self._running is None and observation.fresh:
-                self._running = self._worker.submit(
-                    self._mpc.plan, self._index, state, tuple(self._in_flight))
-            if self._running is not None:
-                problem = self._collect() or (problem if self._running is not None else '')
-        failed = bool(problem)
-        action, rung = climb_down(self._ladder, self._last, self._index, self._gate.last)
-        decision = self._last if action is not None else None
-        if self._last is not None and decision is None:
-            problem = problem or f'the last plan is {self._index - self._last.tick} ticks old'
+            seen = self._open_loop.look(state) if self._open_loop is not None else state
+            problem = self._plan_ahead(seen, fresh=observation.fresh) \
+                if self._chunk_steps > 1 else self._plan_now(seen, fresh=observation.fresh)
+        failed, last = bool(problem), self._plans.last
+        action, rung = self._climb_down(self._index, self._gate.last)
+        decision = last if action is not None else None
+        if last is not None and decision is None:
+            problem = problem or f'the last plan is {self._index - last.tick} ticks old'
         spread = decision.spread if decision is not None else 0.0
         doubt = ''
         if action is not None and self.supervisor is not None:
@@ -204,40 +213,64 @@ class PlanPilot:
         verdict = self._gate.check(action, state, problem, spread)
         if doubt and not verdict.reason:
             verdict = replace(verdict, reason=doubt)
-        self._in_flight.append(verdict.command)
-        late = self._last is None or self._last.tick != self._index
-        missed = usable and not failed and observation.fresh and late
-        finished, self._finished = tuple(self._finished), []
-        failure, self._failure = self._failure, ''
+        self._sent.append(verdict.command)
+        is_covered = last is not None and self._index - last.tick < self._chunk_steps
+        missed = (usable and not failed and observation.fresh and not is_covered
+                  and self._plans.due <= self._index)
+        finished, failure = self._plans.take_news()
         return Tick(self._index, verdict, decision, missed, 'safe' if verdict.safe else rung,
                     finished, failure, bool(doubt))
 
-    def _collect(self) -> str:
-        """Wait for the running plan until the deadline; return what went wrong, if anything."""
-        assert self._running is not None
-        try:
-            self._last = self._running.result(self._deadline_s)
-        except FutureTimeout:
-            return ''
-        except Exception as error:
-            # The older plan led here: no further action of it is taken. A planner may be the
-            # user's own file: whatever it raises, the next observation gets another try.
-            self._running = self._last = None
-            if not isinstance(error, PlanningError):
-                self._failure = traceback.format_exc()
-                return f'the planner failed: {type(error).__name__}: {error}'
-            return str(error)
-        self._running = None
-        self._finished.append(self._last)
-        return ''
+    def _plan_now(self, state: np.ndarray, *, fresh: bool) -> str:
+        """Plan for this tick; return what went wrong, if anything."""
+        problem = ''
+        if self._plans.is_done:
+            problem = self._plans.collect(0.0)  # a late one of an earlier tick: better than none
+        if not self._plans.is_running and fresh:
+            self._begin(self._index, state, ())
+        if self._plans.is_running:
+            late = self._plans.collect(self._deadline_s)
+            problem = late or (problem if self._plans.is_running else '')
+        return problem
+
+    def _plan_ahead(self, state: np.ndarray, *, fresh: bool) -> str:
+        """Take up the plan that is due, and begin the next; return what went wrong."""
+        problem = ''
+        if self._plans.is_running and self._plans.due <= self._index:
+            problem = self._plans.collect(self._deadline_s)
+        if not self._plans.is_running and fresh:
+            if self._plans.last is None and self._deadline_s is None:
+                self._begin(self._index, state, ())
+                problem = self._plans.collect(None)
+            self._begin(self._index + self._chunk_steps, state, self._foreseen())
+        return problem
+
+    def _begin(self, tick: int, state: np.ndarray, foreseen: Sequence[np.ndarray]) -> None:
+        horizon = self.supervisor.horizon if self.supervisor is not None else None
+        self._plans.begin(self._mpc, tick, state, [*list(self._sent)[1:], *foreseen], horizon)
+
+    def _foreseen(self) -> list[np.ndarray]:
+        """Return the k commands (A,) from now until the next plan, if nothing intervenes."""
+        last, planned = self._gate.last, []
+        for tick in range(self._index, self._index + self._chunk_steps):
+            action, _ = self._climb_down(tick, last)
+            last = self._robot.safe_value if action is None else action
+            planned.append(last)
+        return list(limit_following(self._robot, self._gate.last, np.array(planned)))
+
+    def _climb_down(self, tick: int, last: np.ndarray) -> tuple[np.ndarray | None, Rung]:
+        return climb_down(self._ladder, self._plans.last, tick, last, self._chunk_steps)
 
     def review(self, observation: Observation, tick: Tick) -> None:
         """Compare what was foreseen with what was observed."""
+        if self._open_loop is not None:
+            self._open_loop.advance(self._mpc, self._sent[0])
         if self.supervisor is None:
             return
         usable = observation.fresh and not observation.problem
-        own = tick.decision if tick.decision is not None and tick.decision.tick == tick.index \
-            else None
+        own = tick.decision
+        if own is not None and (own.tick != tick.index or own.rollout is not self._mpc.rollout):
+            own = None  # taken up before, or made by a model that has been replaced
         self.supervisor.review(tick.index, observation.state if usable else None,
                                observation.stamp_ns, tick.verdict.command, own)
 
@@ -247,32 +280,31 @@ class PlanPilot:
 
         What was planned before a pause must not move the robot after it.
         """
-        if self._running is not None:
-            wait([self._running])
-        self._running = self._last = None
-        self._finished.clear()
-        self._in_flight.extend([self._robot.safe_value] * len(self._in_flight))
+        self._plans.forget()
+        self._sent.extend([self._robot.safe_value] * len(self._sent))
         self._mpc.forget()
         self._gate.forget()
+        if self._open_loop is not None:
+            self._open_loop.forget()
         if self.supervisor is not None:
             self.supervisor.forget()
 
-    def replace_model(self, mpc: Mpc, max_spread: float, gauge: TrustGauge) -> bool:
+    def replace_model(self, mpc: Mpc, max_spread: float, gauge: TrustGauge,
+                      horizon: AdaptiveHorizon | None) -> bool:
         """
         Plan with another model from the next tick on; return False while a plan still runs.
 
-        The warm start, the random numbers and the commands in flight go over to it.
+        The warm start, the random numbers and the commands in flight go over to it, and a plan
+        that was made and is not due yet.
         """
-        if self._running is not None and not self._running.done():
+        if self._plans.is_running and not self._plans.is_done:
             return False
-        if self._running is not None:
-            self._collect()
         mpc.adopt(self._mpc)
         self._mpc, self._gate.max_spread = mpc, max_spread
         if self.supervisor is not None:
-            self.supervisor.replace_model(gauge)
+            self.supervisor.replace_model(gauge, horizon)
         return True
 
     def close(self) -> None:
         """Let the running plan finish and stop the thread."""
-        self._worker.shutdown(wait=True)
+        self._plans.close()

@@ -130,10 +130,13 @@ class TrustGauge:
         Take the particles of the chosen plan, shape (H, K, S), from `Decision.prediction`.
 
         It counts from now on, so after the command is out is early enough. One particle a member
-        is looked at: their number must not change the figure. With 'ts1' a particle has no
-        member of its own; its spread is compared with that of particles that have.
+        is looked at: their number must not change the figure; of fewer particles than members
+        nothing is said. Where a particle has no member of its own, as with 'ts1', its spread is
+        compared with that of particles that have.
         """
         share = states.shape[1] // self._dynamics.members
+        if not share:
+            return
         one_each = states[:self._calibration.steps, ::share, None]
         self._signals['plan_spread'] = float(plan_spread(one_each, self._dynamics.step_std)[0])
 

@@ -71,6 +71,10 @@ class TaskSpec(Strict):
     `planner` is what plans for it unless a parameter says otherwise: a name in config/planners or
     the path of a .yaml file. `gate` is the return of an episode at which a robot that learns the
     task has learned it, and `pretrained_gate` what a shipped model must reach; empty: the same.
+
+    `termination` bounds where the task acts at all. With a `termination_cost` plans know: a
+    particle that leaves the bounds ends there, and each step of the horizon that is left costs so
+    much; more than a step can cost, or leaving would pay.
     """
 
     name: Name
@@ -84,6 +88,7 @@ class TaskSpec(Strict):
     goal: tuple[GoalField, ...] = ()
     cost: tuple[CostTerm, ...] = Field(min_length=1)
     termination: dict[str, Bounds] = Field(default_factory=dict)
+    termination_cost: float | None = None
 
     @model_validator(mode='after')
     def _check_labels(self) -> 'TaskSpec':
@@ -92,6 +97,13 @@ class TaskSpec(Strict):
         if double:
             raise ValueError(f'cost terms with the same name: {", ".join(double)}; '
                              "give each a 'name'")
+        return self
+
+    @model_validator(mode='after')
+    def _check_termination(self) -> 'TaskSpec':
+        if self.termination_cost is not None and not self.termination:
+            raise ValueError('termination_cost is charged outside of the bounds of `termination`, '
+                             'and there are none: name a field and its range')
         return self
 
     @property

@@ -125,7 +125,7 @@ class ControlLoop:
     def _take_engine(self) -> bool:
         engine, pilot = self._next_engine, self._pilot
         if engine is None or not isinstance(pilot, PlanPilot) or not pilot.replace_model(
-                engine.mpc, engine.spread_limit, engine.gauge):
+                engine.mpc, engine.spread_limit, engine.gauge, engine.adaptive_horizon):
             return False
         self._next_engine = None
         self._on_engine(engine)

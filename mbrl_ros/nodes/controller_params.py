@@ -35,9 +35,22 @@ class ControllerParams(NodeParams):
     allow_slow: bool = Field(False, description='Activate even if the 99th percentile of the time '
                                                 'of a plan, measured at configure, exceeds the '
                                                 'control period')
+    chunk_steps: int = Field(
+        1, ge=1, le=200,
+        description='Actions of a plan that are acted upon. 1: each tick plans for itself. k: the '
+                    'next plan is made during them, from where they will lead, and has k control '
+                    'periods')
+    open_loop: bool = Field(
+        False, description='For study: plans see the first observation after activation, and then '
+                           'what the model makes of it; the safety gate sees all')
     max_spread: float = Field(
         20.0, ge=1.0, le=1e6,
         description="Trust limit: the members' disagreement as a multiple of the held-out data's "
                     '99th percentile')
     seed: int = Field(0, ge=0, description='Seed of every random number')
     frame: str = Field('world', description='TF frame of ~/plan_markers')
+
+    @property
+    def plan_periods(self) -> float:
+        """Control periods that a plan may take where commands cannot wait."""
+        return self.deadline if self.chunk_steps == 1 else self.chunk_steps

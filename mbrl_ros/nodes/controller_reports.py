@@ -30,7 +30,7 @@ class ControllerReports:
     robot, inbox, meter, latch, outlet, topics, supervisor
         Parts of the controller; no supervisor where no model drives.
     deadline_ms : float
-        Time a tick may wait for its plan.
+        Time that a plan may take.
     is_active : callable
         Whether the controller commands the robot.
 
@@ -106,6 +106,7 @@ class ControllerReports:
         values: dict[str, object] = {
             'uncertainty': trust.figure, **trust.signals,
             'restraint': self._supervisor.restraint.level,
+            **self._horizon(),
             'predicted_cost_per_step': kept.predicted, 'realised_cost_per_step': kept.realised,
             'exploitation_gap': kept.gap}
         doubt = self._supervisor.doubt()
@@ -120,6 +121,11 @@ class ControllerReports:
                           f'{self._supervisor.num_blind} ticks: errors of the model are not '
                           'seen'), values
         return OK, f'uncertainty {trust.figure:.3f}', values
+
+    def _horizon(self) -> dict[str, object]:
+        """Return how many steps the next plan counts, if that changes."""
+        steps = self._supervisor.horizon if self._supervisor is not None else None
+        return {} if steps is None else {'horizon': steps}
 
     def _safety(self) -> Report:
         values: dict[str, object] = {

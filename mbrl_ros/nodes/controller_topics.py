@@ -114,7 +114,7 @@ class ControllerTopics:
             values['plan_ms'] = ' '.join(f'{plan.plan_s * 1e3:.6g}' for plan in tick.finished)
         if decision is not None:
             values |= {'model': decision.rollout.model_hash[:16], 'spread': decision.spread,
-                       'cost': decision.prediction.cost}
+                       'cost': decision.prediction.cost, 'horizon': decision.inputs.horizon}
             values |= {f'cost.{term.label}': float(share)
                        for term, share in zip(self._task.cost, _shares(decision), strict=True)}
         level = ERROR if verdict.safe else WARN if verdict.reason or tick.missed else OK

@@ -1,6 +1,5 @@
 """The controller node: drives a robot with a learned model, or collects data from it."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
 import math
@@ -27,10 +26,9 @@ from mbrl_ros.control.tick import PlanPilot, Tick
 from mbrl_ros.control.trust import TrustConfig
 from mbrl_ros.core.errors import ObservationError, PlanningError
 from mbrl_ros.core.field_reader import FieldReader
-from mbrl_ros.core.message_path import MessagePath
 from mbrl_ros.core.paths import find_model
 from mbrl_ros.core.robot import load_robot
-from mbrl_ros.core.task import load_task, TaskSpec
+from mbrl_ros.core.task import load_task
 from mbrl_ros.nodes import params
 from mbrl_ros.nodes.command_outlet import CommandOutlet
 from mbrl_ros.nodes.control_loop import ControlLoop
@@ -38,13 +36,14 @@ from mbrl_ros.nodes.controller_params import ControllerParams
 from mbrl_ros.nodes.controller_reports import ControllerReports
 from mbrl_ros.nodes.controller_topics import ControllerTopics
 from mbrl_ros.nodes.diagnostics import Diagnostics
+from mbrl_ros.nodes.goal_topics import GoalTopics
 from mbrl_ros.nodes.joint_order import check_joint_order
 from mbrl_ros.nodes.lifecycle import ManagedNode, run
 from mbrl_ros.nodes.messages import LATCHED_QOS, message_class, RELIABLE_QOS, SENSOR_QOS, stamp_ns
 from mbrl_ros.nodes.model_reload import ModelReload
 from mbrl_ros.nodes.qos import subscribe
 from mbrl_ros.nodes.realtime import RealTimeParams
-from mbrl_ros.planning import config_class, load_planning
+from mbrl_ros.planning import asked_by, config_class, load_planning
 from mbrl_ros.runtime.precompile import precompile
 from mbrl_ros.runtime.rollout_config import RolloutConfig
 
@@ -121,15 +120,15 @@ class MpcController(ManagedNode):
                                  robot.stale_after_s[topic])
             made.callback(self.destroy_subscription, subscribe(
                 self, kind, topic, partial(self._observe, topic, reader), qos))
-        self._goal = self._task.goal_values
-        self._subscribe_goal(self._task, made)
+        self._goal = GoalTopics(self, self._task, self._take_goal)
+        made.callback(self._goal.close)
         self._outlet = CommandOutlet(self, robot, self._latch)
         made.callback(self._outlet.close)
         self._topics = ControllerTopics(self, robot, self._task, self._config, p.frame)
         made.callback(self._topics.close)
         self._reports = ControllerReports(
             robot, self._inbox, self._meter, self._latch, self._outlet, self._topics,
-            self._supervisor, p.deadline * robot.dt_s * 1e3, lambda: self.is_active)
+            self._supervisor, p.plan_periods * robot.dt_s * 1e3, lambda: self.is_active)
         self._reports.facts = self._built.facts
         self._tell_of_model()
         made.callback(self.destroy_timer, self.create_timer(
@@ -161,16 +160,19 @@ class MpcController(ManagedNode):
             self._topics.publish_model_info({**self._engine.metadata, **self._engine.facts})
 
     def _refuse_slow_plans(self) -> None:
-        p, period_s = self.params, self._robot.dt_s
+        p, chunk_s = self.params, self.params.chunk_steps * self._robot.dt_s
         p99_s = self._engine.plan_p99_s if self._engine is not None else 0.0
-        if p.lockstep or p99_s <= p.deadline * period_s:
+        limit_s = p.plan_periods * self._robot.dt_s
+        if p.lockstep or p99_s <= limit_s:
             return
+        periods = f'{p.chunk_steps} control periods' if p.chunk_steps > 1 else 'control period'
         problem = (f'plans take {p99_s * 1e3:.1f} ms (99th percentile at configure); the deadline '
-                   f'is {p.deadline * period_s * 1e3:g} ms of the control period of '
-                   f'{period_s * 1e3:g} ms: ticks will act on old plans.')
-        if p99_s > period_s and not p.allow_slow:
-            raise PlanningError(f'{problem} `mbrl-ros bench tune` finds a budget that fits; clean '
-                                "up, set it (or 'allow_slow' to true), and configure again.")
+                   f'is {limit_s * 1e3:g} ms of the {periods} of {chunk_s * 1e3:g} ms: ticks will '
+                   'act on old plans.')
+        if p99_s > chunk_s and not p.allow_slow:
+            raise PlanningError(f'{problem} `mbrl-ros bench tune` finds a budget that fits, more '
+                                "'chunk_steps' give a plan more time; clean up, set one (or "
+                                "'allow_slow' to true), and configure again.")
         self.get_logger().warning(problem)
 
     def deactivate(self) -> None:
@@ -226,7 +228,8 @@ class MpcController(ManagedNode):
             ladder=params.read(self, LadderConfig, 'fallback.'),
             trust=params.read(self, TrustConfig, 'trust.'),
             exploitation=params.read(self, ExploitationConfig, 'exploitation.'),
-            max_spread=p.max_spread, seed=p.seed)
+            max_spread=p.max_spread, seed=p.seed, chunk_steps=p.chunk_steps,
+            open_loop=p.open_loop)
         return build_pilot(self._robot, self._task, self._config, self._latch)
 
     def _undeclare_plugins(self) -> None:
@@ -234,16 +237,6 @@ class MpcController(ManagedNode):
             for field in self.params_models.pop(prefix).model_fields:
                 if self.has_parameter(prefix + field):
                     self.undeclare_parameter(prefix + field)
-
-    def _subscribe_goal(self, task: TaskSpec, made: ExitStack) -> None:
-        topics: dict[tuple[str, str], dict[int, MessagePath]] = {}
-        for index, field in enumerate(task.goal):
-            if field.topic and field.type and field.path:
-                topics.setdefault((field.topic, field.type), {})[index] = \
-                    MessagePath.parse(field.path)
-        for (topic, kind), paths in topics.items():
-            made.callback(self.destroy_subscription, self.create_subscription(
-                message_class(kind), topic, partial(self._take_goal, paths), RELIABLE_QOS))
 
     # Callbacks, in the executor's thread.
 
@@ -261,19 +254,7 @@ class MpcController(ManagedNode):
             # The control loop gets the interpreter now, not when this thread next waits.
             time.sleep(YIELD_S)
 
-    def _take_goal(self, paths: Mapping[int, MessagePath], message: Any) -> None:
-        goal = self._goal.copy()  # all numbers of a message at once: no plan for half a goal
-        for index, path in paths.items():
-            try:
-                goal[index] = path.read(message)
-            except ObservationError as error:
-                self.get_logger().error(f'goal {self._task.goal[index].name}: {error}')
-                return
-            if not np.isfinite(goal[index]):
-                self.get_logger().error(
-                    f'goal {self._task.goal[index].name}: {goal[index]} is refused')
-                return
-        self._goal = goal
+    def _take_goal(self, goal: np.ndarray) -> None:
         if self._engine is not None:
             self._engine.rollout.set_goal(goal)
 
@@ -311,16 +292,17 @@ class MpcController(ManagedNode):
         if response.message:
             return response
         done: Future[tuple[bool, str]] = Future(executor=self.executor)
-        config, engine = self._config, self._engine
+        p, config, engine = self.params, self._config, self._engine
         assert engine is not None
 
         def build() -> Engine:
             path = find_model(self.get_parameter('model').value or self._robot.name)
             precompile(path, self._robot, self._task, config.rollout, config.provider,
-                       config.precision)
+                       config.precision, asked_by(config.planner))
             return build_engine(self._robot, self._task, config.with_model(path),
                                 engine.rollout.num_tiles)
-        self._reload = ModelReload(build, self._loop.replace_engine, config.deadline_s,
+        self._reload = ModelReload(build, self._loop.replace_engine,
+                                   None if p.lockstep else p.plan_periods * self._robot.dt_s,
                                    lambda success, text: done.set_result((success, text)))
         result = await done
         assert result is not None
@@ -377,7 +359,7 @@ class MpcController(ManagedNode):
 
     def _take_engine(self, engine: Engine) -> None:
         old, self._engine = self._engine, engine
-        engine.rollout.set_goal(self._goal)  # it may have changed while the engine was built
+        engine.rollout.set_goal(self._goal.goal)  # it may have changed while the engine was built
         self._reports.facts = engine.facts
         self._tell_of_model()
         if old is not None:

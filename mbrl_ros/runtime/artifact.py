@@ -10,11 +10,13 @@ import onnx
 
 from mbrl_ros.core.errors import ModelError
 from mbrl_ros.core.robot import RobotSpec
+from mbrl_ros.costs import HEADS
 
 METADATA_KEY = 'mbrl_ros'
-HEADS = ('reward', 'termination')
 REQUIRED = ('signature', 'signature_hash', 'members', 'step_std', 'state_std', 'spread_p99',
             'horizon', 'trust')
+# Members that agree to the last digit on the holdout must not forbid every other place.
+SMALLEST_SPREAD = 1e-3
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Artifact:
     def members(self) -> int:
         """Number of networks in the ensemble, E."""
         return int(self.metadata['members'])
+
+    @property
+    def spread_unit(self) -> float:
+        """Unit of disagreement: the 99th percentile of the spread on the holdout [steps]."""
+        return max(float(self.metadata['spread_p99']), SMALLEST_SPREAD)
 
 
 def serialise(model: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:

@@ -12,6 +12,8 @@ from pathlib import Path
 import subprocess
 import sys
 
+import numpy as np
+
 from mbrl_ros.core.errors import MbrlError
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
@@ -24,19 +26,22 @@ NICENESS = 10
 
 
 def precompile(model: Path, robot: RobotSpec, task: TaskSpec, config: RolloutConfig,
-               provider: str, precision: str) -> None:
+               provider: str, precision: str, asks: str = 'costs') -> None:
     """
     Put the compiled rollout of a model into the cache, if it can be made.
 
+    With it goes what answers the method `asks` of the rollout, where that is a graph of its own.
     Nothing is raised and nothing returned: whoever builds the rollout afterwards finds it in the
     cache, or meets the same error and can say it.
     """
     with suppress(MbrlError):
-        if is_compiled(artifact.load(model, robot), robot, task, config, provider, precision):
+        if asks == 'costs' and is_compiled(artifact.load(model, robot), robot, task, config,
+                                           provider, precision):
             return
     request = json.dumps({
         'model': str(model), 'robot': robot.model_dump_json(), 'task': task.model_dump_json(),
-        'config': config.model_dump(), 'runtime': [provider, precision]})
+        'config': config.model_dump(), 'runtime': [provider, precision],
+        'asks': asks})
     try:
         subprocess.run([sys.executable, '-m', __name__], input=request, text=True, check=False,
                        timeout=TIMEOUT_S, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -52,8 +57,12 @@ def main() -> int:
     robot = RobotSpec.model_validate_json(request['robot'])
     task = TaskSpec.model_validate_json(request['task'])
     try:
-        Rollout(artifact.load(Path(request['model']), robot), robot, task,
-                RolloutConfig.model_validate(request['config']), *request['runtime']).close()
+        rollout = Rollout(artifact.load(Path(request['model']), robot), robot, task,
+                          RolloutConfig.model_validate(request['config']), *request['runtime'])
+        getattr(rollout, request['asks'])(
+            np.zeros(len(robot.observation)), np.zeros((1, task.horizon, len(robot.action))),
+            rollout.draw(np.random.default_rng(0)))
+        rollout.close()
     except MbrlError:
         return 1
     return 0

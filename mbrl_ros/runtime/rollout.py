@@ -16,9 +16,10 @@ from mbrl_ros import costs as cost_terms
 from mbrl_ros.core import plugins
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
-from mbrl_ros.runtime import providers
+from mbrl_ros.runtime import companions, providers
 from mbrl_ros.runtime.artifact import Artifact
 from mbrl_ros.runtime.cache import cached, is_cached
+from mbrl_ros.runtime.derivatives import Derivatives, Expansion, Gradients
 from mbrl_ros.runtime.providers import Form
 from mbrl_ros.runtime.rollout_config import RolloutConfig
 
@@ -32,9 +33,19 @@ class Draw:
     """
     What all candidates of one plan share.
 
-    Random numbers, noise (H, K, S) and with TS1 permutation (H, K), and goal (G,), weights (T,)
-    and the number of steps that count, as they were when the plan began: what changes meanwhile
-    must not split one ranking in two.
+    Random numbers, and goal (G,), weights (T,) and the number of steps that count, as they were
+    when the plan began: what changes meanwhile must not split one ranking in two.
+
+    Attributes
+    ----------
+    noise : array, shape (H, K, S)
+        Standard normal; with moment matching two of them, (H, 2, K, S), the second to draw from
+        what was fitted; with mean propagation none, (H, 0, S).
+    permutation : array, shape (H, K)
+        With TS1: which particle each slot takes at a step; slot k belongs to member k // (K / E).
+    goal, weights, horizon
+        As above.
+
     """
 
     noise: np.ndarray
@@ -52,17 +63,24 @@ class Prediction:
     Attributes
     ----------
     cost : float
-        Weighted sum of `terms`.
+        What planners minimise: by default the weighted sum of `terms`, else by risk and doubt.
     terms : array, shape (T,)
-        Each term, without its weight.
+        Each term, without its weight: the mean over the particles, of the steps that count.
     states : array, shape (H, K, S)
         Predicted states of the particles after each step.
+    lengths : array, shape (K,), or None
+        Steps of each particle that count; None if none ends early.
+    disagreement : array, shape (H,), or None
+        Of the members about each step, the mean over the particles that are still going, NaN where
+        none is, in units of the model's own 99th percentile; None if doubt is off.
 
     """
 
     cost: float
     terms: np.ndarray
     states: np.ndarray
+    lengths: np.ndarray | None = None
+    disagreement: np.ndarray | None = None
 
 
 class Rollout:
@@ -105,13 +123,19 @@ class Rollout:
         self.horizon, self.config = task.horizon, config
         self.model_hash, self.model_path = artifact.hash, artifact.path
         self._num_state = len(robot.observation)
+        self._policy = None if not config.policy else _open_policy(artifact, robot, task, config)
         graph, self.was_cached = _graph(artifact, robot, task, config,
                                         module.form(self.precision))
         self._session = module.open_session(graph, self.precision)
+        self._derivatives = Derivatives(
+            artifact, robot, task, config,
+            lambda: _ingredients(artifact, robot, task, config, module.form(self.precision)))
         self._threads = threads or module.num_parallel()
         self.num_tiles = self._threads
         # The calling thread runs tiles too.
         self._pool = ThreadPoolExecutor(max(1, self._threads - 1), 'rollout')
+        self._has_ends = config.max_disagreement > 0.0 or bool(
+            task.termination and task.termination_cost is not None)
         self._goal = task.goal_values.astype(np.float32)
         self._weights = task.weights.astype(np.float32)
 
@@ -141,12 +165,12 @@ class Rollout:
 
     def draw(self, rng: np.random.Generator) -> Draw:
         """Draw the random numbers of one plan, and take down its goal and weights."""
-        particles = self.config.particles
-        shape = (self.horizon, particles)
-        noise = rng.standard_normal((*shape, self._num_state), dtype=np.float32)
+        shape = (self.horizon, *self.config.noise_shape, self._num_state)
+        noise = rng.standard_normal(shape, dtype=np.float32)
         order = np.empty((self.horizon, 0), np.int64)
         if self.config.propagation == 'ts1':
-            order = rng.permuted(np.tile(np.arange(particles), (self.horizon, 1)), axis=1)
+            particles = np.arange(self.config.particles)
+            order = rng.permuted(np.tile(particles, (self.horizon, 1)), axis=1)
         return Draw(noise, order, self._goal, self._weights, self.horizon)
 
     def costs(self, state: np.ndarray, actions: np.ndarray, draw: Draw) -> np.ndarray:
@@ -215,9 +239,36 @@ class Rollout:
 
     def predict(self, state: np.ndarray, actions: np.ndarray, draw: Draw) -> Prediction:
         """Return what the model foresees for one sequence, shape (H, A)."""
-        cost, terms, states = self._run(['cost', 'terms', 'states'], state,
-                                        actions[None].astype(np.float32), draw)
-        return Prediction(float(cost[0]), terms[0], states[:, :, 0])
+        names = ['cost', 'terms', 'states', *(['lengths'] if self._has_ends else []),
+                 *(['disagreement'] if self.config.has_doubt else [])]
+        found = dict(zip(names, self._run(names, state, actions[None].astype(np.float32), draw),
+                         strict=True))
+        lengths = found['lengths'][:, 0] if self._has_ends else None
+        disagreement = None
+        if self.config.has_doubt:
+            disagreement = _mean_of_going(found['disagreement'][:, :, 0], lengths)
+        return Prediction(float(found['cost'][0]), found['terms'][0], found['states'][:, :, 0],
+                          lengths, disagreement)
+
+    def proposals(self, state: np.ndarray, draw: Draw) -> np.ndarray | None:
+        """
+        Return what the policy would do from a state, shape (E, H, A); None without a policy.
+
+        It is rolled out under the mean of each member, inside the robot's limits.
+        """
+        if self._policy is None:
+            return None
+        found, = self._policy.run(['actions'],
+                                  {'state': state.astype(np.float32), 'goal': draw.goal})
+        return found
+
+    def gradients(self, state: np.ndarray, actions: np.ndarray, draw: Draw) -> Gradients:
+        """Return what `costs` returns, and its derivatives by the actions; on the CPU."""
+        return self._derivatives.gradients(self._feeds(state, actions.astype(np.float32), draw))
+
+    def expansion(self, state: np.ndarray, actions: np.ndarray, draw: Draw) -> Expansion:
+        """Return costs under the mean of the members, and the model around the cheapest."""
+        return self._derivatives.expansion(state, actions, draw.goal, draw.weights, draw.horizon)
 
     def _run_tiles(self, state: np.ndarray, tiles: Sequence[np.ndarray],
                    draw: Draw) -> list[np.ndarray]:
@@ -225,15 +276,35 @@ class Rollout:
 
     def _run(self, outputs: list[str], state: np.ndarray, actions: np.ndarray,
              draw: Draw) -> list[np.ndarray]:
-        feeds = {'state': state.astype(np.float32), 'actions': actions, 'noise': draw.noise,
-                 'goal': draw.goal, 'weights': draw.weights}
+        return self._session.run(outputs, self._feeds(state, actions, draw))
+
+    def _feeds(self, state: np.ndarray, actions: np.ndarray, draw: Draw) -> dict[str, np.ndarray]:
+        feeds = {'state': state.astype(np.float32), 'actions': actions, 'goal': draw.goal,
+                 'weights': draw.weights}
+        if self.config.propagation != 'mean':
+            feeds['noise'] = draw.noise
         if self.config.propagation == 'ts1':
             feeds['permutation'] = draw.permutation
-        return self._session.run(outputs, feeds)
+            feeds['inverse'] = np.argsort(draw.permutation, axis=1)
+        if self.config.adaptive_horizon:
+            feeds['horizon'] = np.array([draw.horizon])
+        elif draw.horizon != self.horizon:
+            raise ValueError(f'{draw.horizon} of {self.horizon} steps are to count, and the graph '
+                             'counts all: set adaptive_horizon')
+        return feeds
 
     def close(self) -> None:
         """Stop the tile threads."""
         self._pool.shutdown()
+
+
+def _mean_of_going(values: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
+    """Return the mean (H,) of values (H, K) over the particles that are still going."""
+    if lengths is None:
+        return np.asarray(values.mean(axis=1))
+    going = np.arange(len(values))[:, None] < lengths
+    total, count = np.where(going, values, 0.0).sum(axis=1), going.sum(axis=1)
+    return np.where(count, total / np.maximum(count, 1), np.nan)
 
 
 def is_compiled(artifact: Artifact, robot: RobotSpec, task: TaskSpec, config: RolloutConfig,
@@ -256,6 +327,22 @@ def _graph(artifact: Artifact, robot: RobotSpec, task: TaskSpec, config: Rollout
     return cached(_ingredients(artifact, robot, task, config, form), make)
 
 
+def _open_policy(artifact: Artifact, robot: RobotSpec, task: TaskSpec,
+                 config: RolloutConfig) -> providers.Session:
+    """Open the graph of the proposals; on the CPU: it is one candidate a member."""
+    cpu = providers.load('cpu')
+    form = cpu.form('')
+
+    def make() -> bytes:
+        from mbrl_ros.runtime.compile import compile_proposals  # noqa: PLC0415
+
+        model = compile_proposals(artifact, robot, task, config.policy, form)
+        content: bytes = model.SerializeToString(deterministic=True)
+        return content
+    parts = [b'proposals', *_ingredients(artifact, robot, task, config, form)]
+    return cpu.open_session(cached(parts, make)[0], '')
+
+
 def _ingredients(artifact: Artifact, robot: RobotSpec, task: TaskSpec, config: RolloutConfig,
                  form: Form) -> list[bytes]:
     """Return everything that the graph is made from."""
@@ -264,8 +351,9 @@ def _ingredients(artifact: Artifact, robot: RobotSpec, task: TaskSpec, config: R
                                             for term in task.cost)]
     code = [file for module in modules if module.__file__
             for file in Path(module.__file__).parent.glob('*.py')]
-    settings = repr((config, form,
+    settings = repr((config, form, artifact.metadata['step_std'], artifact.spread_unit,
                      [version(name) for name in ('ndonnx', 'onnx', 'spox')]))
     return [artifact.model.SerializeToString(deterministic=True),
             robot.model_dump_json().encode(), task.model_dump_json().encode(), settings.encode(),
+            *(companions.read(path) for path in (config.value, config.policy) if path),
             *(sha256(path.read_bytes()).digest() for path in sorted(set(code)))]

@@ -1,0 +1,247 @@
+"""Action chunks: several actions of a plan are acted upon while the next one is made."""
+
+from collections import Counter
+from threading import Condition
+
+from fakes import cart, cart_task, rolls, save_cart_model
+import numpy as np
+import pytest
+
+from mbrl_ros.bench.returns import drive, find_task, pilot_config
+from mbrl_ros.control.build import build_engine, build_pilot, PilotConfig
+from mbrl_ros.control.gate import SafetyGate
+from mbrl_ros.control.ladder import LadderConfig
+from mbrl_ros.control.latch import Latch
+from mbrl_ros.control.mpc import Decision, Inputs
+from mbrl_ros.control.record import DecisionRecorder, decode
+from mbrl_ros.control.replay import compare, Replayer
+from mbrl_ros.control.tick import Observation, PlanPilot
+from mbrl_ros.core.errors import PlanningError, SpecError
+from mbrl_ros.core.paths import find_model
+from mbrl_ros.core.robot import load_robot
+from mbrl_ros.planning.cem import Config
+from mbrl_ros.sim.mujoco_robot import MujocoRobot
+
+CHUNK, ACTIONS = 5, 8
+FRESH = Observation(np.zeros(2))
+DT_NS = 100_000_000
+
+
+class ClockedMpc:
+    """Plan n is n / 10, n / 10 + 0.01, ...; it takes `periods` of a clock that the test sets."""
+
+    rollout = None
+
+    def __init__(self, periods):
+        self.periods, self.now, self.calls, self.error = periods, 0, [], None
+        self.turned = Condition()
+
+    def turn(self, now):
+        with self.turned:
+            self.now = now
+            self.turned.notify_all()
+
+    def is_ready(self, tick):
+        return self.now >= tick - CHUNK + self.periods
+
+    def plan(self, tick, observation, in_flight, horizon):
+        self.calls.append((tick, [round(float(c[0]), 6) for c in in_flight]))
+        with self.turned:
+            self.turned.wait_for(lambda: self.is_ready(tick))
+        if self.error:
+            raise self.error
+        inputs = Inputs(tick, observation, np.empty((0, 1)), None, {}, np.empty(0), np.empty(0),
+                        ACTIONS)
+        actions = 0.1 * tick + 0.01 * np.arange(ACTIONS)[:, None]
+        return Decision(inputs, actions, observation, 0.0, 1, 0, 0.0, None, None)
+
+    def forget(self):
+        self.calls.append('forgotten')
+
+
+@pytest.fixture
+def fly(eventually):
+    """Return a function that drives with plans of so many periods, and returns mpc and ticks."""
+    made = []
+
+    def run(periods, num_ticks, **settings):
+        mpc = ClockedMpc(periods)
+        pilot = PlanPilot(mpc, SafetyGate(cart(), 5.0, {}), cart(), 1, 0.02,
+                          LadderConfig(hold_steps=0), chunk_steps=CHUNK, **settings)
+        made.append((mpc, pilot))
+        return mpc, [step(mpc, pilot, number) for number in range(1, num_ticks + 1)]
+
+    def step(mpc, pilot, number):
+        mpc.turn(number)
+        if pilot._plans.is_running and mpc.is_ready(pilot._plans.due):
+            assert eventually(lambda: pilot._plans.is_done)
+        return pilot.tick(FRESH)
+    run.step, run.made = step, made
+    yield run
+    for mpc, pilot in made:
+        mpc.turn(10**6)
+        pilot.close()
+
+
+def command(tick):
+    return round(float(tick.verdict.command[0]), 6)
+
+
+def test_a_plan_of_three_periods_misses_nothing(fly):
+    mpc, ticks = fly(3, 16)
+    # The first plan, begun at tick 1, is for tick 6; until then there is none, and none was due.
+    assert [t.verdict.reason for t in ticks[:5]] == ['no plan yet'] * 5
+    # Then five actions of each: 0.6 to 0.64, 1.1 to 1.14, 1.6.
+    assert [command(t) for t in ticks[5:]] == pytest.approx(
+        [0.6 + 0.01 * i for i in range(5)] + [1.1 + 0.01 * i for i in range(5)] + [1.6])
+    assert [t.rung for t in ticks] == ['safe'] * 5 + ['plan'] * 11
+    assert not any(t.missed for t in ticks)
+    # Carried through: what is in flight (one command, the delay), and the five about to be sent.
+    assert mpc.calls[:3] == [(6, [0.0] * 6), (11, [0.0, 0.6, 0.61, 0.62, 0.63, 0.64]),
+                             (16, [0.64, 1.1, 1.11, 1.12, 1.13, 1.14])]
+    # What follows a command is the rest of its plan.
+    assert ticks[6].following[:, 0] == pytest.approx([0.62, 0.63, 0.64, 0.65, 0.66, 0.67])
+
+
+def test_a_plan_that_is_late_is_missed_until_it_comes(fly):
+    # Plans take seven periods of five. Plan 6 comes at tick 8: its third action. The next one is
+    # begun then, for 13, and comes at 15. Eight actions of plan 6 reach to tick 13.
+    mpc, ticks = fly(7, 16)
+    assert [t.index for t in ticks if t.missed] == [6, 7, 13, 14]
+    assert [t.rung for t in ticks[5:]] == [
+        'safe', 'safe', 'plan', 'plan', 'plan', 'shifted', 'shifted', 'shifted', 'safe', 'plan',
+        'plan']
+    assert [command(t) for t in ticks[5:]] == pytest.approx(
+        [0.0, 0.0, 0.62, 0.63, 0.64, 0.65, 0.66, 0.67, 0.0, 1.32, 1.33])
+    # Begun at tick 8 with what the ladder would send: 0.62 to 0.66.
+    assert mpc.calls[1] == (13, [0.0, 0.62, 0.63, 0.64, 0.65, 0.66])
+    assert [[plan.tick for plan in t.finished] for t in ticks if t.finished] == [[6], [13]]
+
+
+def test_what_the_gate_would_slow_is_foreseen_slowed(fly, eventually):
+    mpc = ClockedMpc(0)
+    robot = cart(rate_limit=1.0)  # 0.1 a period
+    pilot = PlanPilot(mpc, SafetyGate(robot, 5.0, {}), robot, 0, None, chunk_steps=CHUNK)
+    fly.made.append((mpc, pilot))
+    mpc.turn(100)
+    for _ in range(6):
+        pilot.tick(FRESH)
+    # In lock-step tick 1 has a plan of its own: 0.1, 0.11, ... At tick 6 plan 6 (0.6 and on)
+    # starts from 0.14 and is slowed to 0.1 a period until it is reached.
+    assert eventually(lambda: len(mpc.calls) == 3)
+    assert mpc.calls == [(1, []), (6, [0.1, 0.11, 0.12, 0.13, 0.14]),
+                         (11, [0.24, 0.34, 0.44, 0.54, 0.64])]
+
+
+def test_after_a_failed_plan_nothing_of_the_older_one_is_done(fly):
+    mpc, _ = fly(3, 6)
+    mpc.error = PlanningError('only 3 candidates')
+    pilot = fly.made[0][1]
+    ticks = [fly.step(mpc, pilot, number) for number in range(7, 12)]
+    assert [t.rung for t in ticks] == ['plan'] * 4 + ['safe']
+    assert (ticks[-1].verdict.reason, ticks[-1].missed) == ('only 3 candidates', False)
+    mpc.error = None
+    ticks = [fly.step(mpc, pilot, number) for number in range(12, 17)]
+    assert [command(t) for t in ticks] == [0.0] * 4 + [1.6]
+    assert mpc.calls[2] == (16, [0.64] + [0.0] * 5)
+
+
+def test_forgetting_waits_and_begins_anew(fly, eventually):
+    mpc, _ = fly(3, 7)
+    pilot = fly.made[0][1]
+    mpc.turn(100)
+    pilot.forget()
+    assert mpc.calls[-1] == 'forgotten'
+    assert pilot.tick(FRESH).verdict.reason == 'no plan yet'
+    assert eventually(lambda: mpc.calls[-1] == (13, [0.0] * 6))
+
+
+def config_of(model, **settings):
+    return PilotConfig(**{
+        'model': model, 'signal': '', 'planner': 'cem',
+        'source_config': Config(population=24, num_elites=4, iterations=2), 'rollout': rolls(2),
+        'provider': 'cpu', 'precision': '', 'delay_steps': 1, 'deadline_s': None,
+        'max_spread': 1e6, 'seed': 3} | settings)
+
+
+def fly_cart(built, num_ticks, recorder=None):
+    """Drive the cart, one period late, a third heavier than its model has it."""
+    state, acting, texts, ticks = np.zeros(2), np.zeros(1), [], []
+    for number in range(1, num_ticks + 1):
+        observation = Observation(state, stamp_ns=number * DT_NS)
+        ticks.append(built.pilot.tick(observation))
+        built.pilot.review(observation, ticks[-1])
+        if recorder is not None:
+            texts += recorder.encode(ticks[-1], number * DT_NS)
+        state = np.array([state[0] + 0.1 * state[1], 0.9 * state[1] + 0.075 * acting[0]])
+        acting = ticks[-1].verdict.command
+    return ticks, [decode(text) for text in texts]
+
+
+def test_records_are_made_again_bit_for_bit_with_their_horizon(tmp_path):
+    save_cart_model(tmp_path, std=1e-3)
+    # Errors below 1e6 are usual to this model, so a limit of 1e-5 makes those of the mass count.
+    rollout = rolls(2, adaptive_horizon=True, horizon_disagreement=1e-5, min_horizon=1)
+    config = config_of(tmp_path / 'dynamics.onnx', chunk_steps=3, rollout=rollout)
+    robot, task = cart(), cart_task(horizon=6)
+    built = build_pilot(robot, task, config, Latch())
+    _, records = fly_cart(built, 12, DecisionRecorder(robot, task, config))
+    built.close()
+    # Tick 1 plans for itself, then each plan answers the observation of three ticks before.
+    assert [(r.inputs.tick, r.stamp_ns // DT_NS, len(r.inputs.in_flight)) for r in records] == [
+        (1, 1, 1), (4, 1, 4), (7, 4, 4), (10, 7, 4)]
+    horizons = [record.inputs.horizon for record in records]
+    assert horizons[:2] == [6, 6]  # nothing was known
+    assert min(horizons) == 3  # what a chunk acts upon is always weighed
+    with Replayer() as replayer:
+        assert all(compare(record, replayer.decide(record)).is_exact for record in records)
+
+
+def test_a_plan_of_the_old_model_is_acted_upon_and_not_judged_by_the_new(tmp_path):
+    config = config_of(tmp_path / 'old/dynamics.onnx', chunk_steps=3)
+    save_cart_model(tmp_path / 'old')
+    save_cart_model(tmp_path / 'new', drag=0.8)
+    robot, task = cart(), cart_task(horizon=6)
+    built = build_pilot(robot, task, config, Latch())
+    new = build_engine(robot, task, config.with_model(tmp_path / 'new/dynamics.onnx'))
+    fly_cart(built, 2)
+    pilot = built.pilot
+    pilot._plans._running.result()  # done, and due at tick 4
+    assert pilot.replace_model(new.mpc, new.spread_limit, new.gauge, None)
+    judged = []
+    new.gauge.planned = lambda states: judged.append(states.shape)
+    ticks, _ = fly_cart(built, 5)
+    assert [t.rung for t in ticks] == ['plan'] * 5
+    models = [t.decision.rollout.model_hash for t in ticks]
+    assert models[:4] == [built.engine.rollout.model_hash] * 4
+    assert models[4] == new.rollout.model_hash  # ticks 3 to 7: plans for 1, 4 and 7
+    assert len(judged) == 1
+    built.close()
+    new.close()
+
+
+def test_a_chunk_is_no_longer_than_a_plan(tmp_path):
+    save_cart_model(tmp_path)
+    with pytest.raises(SpecError, match=r'chunk_steps is 7.*allowed are 1 to 6'):
+        build_pilot(cart(), cart_task(horizon=6),
+                    config_of(tmp_path / 'dynamics.onnx', chunk_steps=7), Latch())
+
+
+def test_chunks_of_five_return_nine_tenths():
+    robot = load_robot('cartpole')
+    task = find_task(robot)
+    found = {}
+    for chunk_steps in (1, 5, 5):
+        config = pilot_config(find_model('cartpole'), task, seed=0, chunk_steps=chunk_steps)
+        built = build_pilot(robot, task, config, Latch())
+        counts = Counter()
+
+        def count(tick, body, counts=counts):
+            counts['plans'] += len(tick.finished)
+            counts[tick.rung] += 1
+        total = drive(built, MujocoRobot(robot), task, seed=0, watch=count)
+        built.close()
+        assert counts == {'plans': task.episode_steps // chunk_steps, 'plan': task.episode_steps}
+        # A run is a function of its seed, though plans are made beside the ticks.
+        assert found.setdefault(chunk_steps, total) == total
+    assert found[5] >= 0.9 * found[1]

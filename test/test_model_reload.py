@@ -143,7 +143,7 @@ def test_a_goal_that_changed_meanwhile_goes_over_to_the_new_model(files, start, 
     controller = start()
     answer()
     goal = np.array([0.5, 0.4])
-    controller._goal = goal
+    controller._goal.goal = goal
     write_model(files, 2 * FORCE_GAIN)
     assert reload(meanwhile=answer).success
     np.testing.assert_array_equal(controller._engine.rollout.goal, goal.astype(np.float32))

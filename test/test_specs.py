@@ -219,7 +219,7 @@ def test_cost_term_refusals_name_the_term_and_the_known(term, parts):
 
 
 def test_unknown_planner_and_signal_answer_with_the_known(tmp_path):
-    assert 'Known: cem' in refusal(config_class, 'mppi')
+    assert 'Known: cem' in refusal(config_class, 'simplex')
     known = refusal(signal_config, 'noise')
     assert 'Known: chirp, ou, uniform' in known
     path = write(tmp_path, 'planner: cem\nparams: {popluation: 3}\n')

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from mbrl_ros.bench.known import drive_known_episode
 from mbrl_ros.bench.machine import describe_machine
 from mbrl_ros.bench.pets_run import finished, Settings, Trial
 from mbrl_ros.bench.process import BenchError
 from mbrl_ros.bench.published import GATES, TASKS
 from mbrl_ros.bench.returns import Report
+from mbrl_ros.planning import asked_by
 
 POLL_S = 0.5
 LOG_FILE = 'log.txt'
@@ -49,7 +51,8 @@ def bench(task: str, seeds: int, trials: int, planner: str, training: str, jobs:
     Returns
     -------
     dict
-        See `summarise`, and `known_model_returns` (by seed; empty if not asked for); ready for
+        See `summarise`, and `known_model_returns` (by seed; empty if not
+        asked for, or if the planner wants gradients, which MuJoCo does not give); ready for
         JSON.
 
     Raises
@@ -63,8 +66,14 @@ def bench(task: str, seeds: int, trials: int, planner: str, training: str, jobs:
     folders = [output / f'seed_{seed}' for seed in range(seeds)]
     _run_all(settings, trials, folders, jobs, report)
     runs = [finished(folder)[:trials + 1] for folder in folders]
+    known = []
+    # MuJoCo gives no gradients.
+    if known_model and asked_by(settings[0].planning.planner) == 'costs':
+        for each in settings:
+            report(each.seed, seeds, f'with MuJoCo as the model, seed {each.seed}')
+            known.append(drive_known_episode(each.robot, each.task, each.seed, each.planning))
     return summarise(task, settings[0], runs) | {
-        'known_model_returns': [], 'machine': describe_machine(),
+        'known_model_returns': known, 'machine': describe_machine(),
         'wall_seconds': time.perf_counter() - began}
 
 

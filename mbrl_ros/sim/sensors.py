@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import mujoco
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from mbrl_ros.core.robot import JOINT_STATE
 from mbrl_ros.sim.moments import Moments
@@ -254,6 +253,9 @@ class MeanTwistSensor(Sensor):
 
     def read_many(self, before: Moments, after: Moments) -> TwistReading:
         """Return the ways and turns between the moments, each a second."""
+        # Here, because it loads slower than MuJoCo, and a robot that only moves never asks.
+        from scipy.spatial.transform import Rotation  # noqa: PLC0415
+
         first, last = (Rotation.from_quat(moments.orientation(self._body), scalar_first=True)
                        for moments in (before, after))
         elapsed_s = (after.time_s - before.time_s)[..., None]

@@ -15,13 +15,12 @@ import subprocess
 import sys
 from typing import Annotated, Any
 
-import mujoco
-from mujoco.rollout import rollout
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 import typer
 
+from mbrl_ros.bench.known import drive_known_episode
 from mbrl_ros.bench.machine import describe_machine
 from mbrl_ros.core.paths import find_config
 from mbrl_ros.core.robot import load_robot
@@ -29,8 +28,7 @@ from mbrl_ros.core.task import load_task
 from mbrl_ros.core.yaml_file import load
 from mbrl_ros.costs import CostFunction
 from mbrl_ros.learning.config import TrainingConfig
-from mbrl_ros.planning import ActionSpace, config_class, load_planning, make_planner, optimise
-from mbrl_ros.sim.mujoco_robot import MujocoRobot
+from mbrl_ros.planning import load_planning
 
 ROBOT, TASK = 'arm', 'arm_reach'
 LAST = 5
@@ -60,36 +58,20 @@ def run(seed: int, trials: int, folder: Path) -> dict[str, Any]:
             'plan_ms_p50': float(np.median([trial['plan_ms_p50'] for trial in driven]))}
 
 
-def drive_with_simulator(goal: np.ndarray, seed: int) -> tuple[float, float]:
+def drive_with_simulator(goal: list[float], seed: int) -> tuple[float, float]:
     """Return the return, and the final distance [m], of planning with the true dynamics."""
     robot = load_robot(ROBOT)
     task = load_task(TASK, robot)
-    cost, body = CostFunction(task, robot), MujocoRobot(robot)
-    substeps = round(robot.dt_s / body.model.opt.timestep)
-    scratch, num_state = mujoco.MjData(body.model), len(robot.observation)
-    planning = load_planning(task.planner)
-    planner = make_planner(planning.planner,
-                           config_class(planning.planner).model_validate(planning.params),
-                           ActionSpace(task.horizon, robot.action_min, robot.action_max))
-    noise, state, total = planner.noise(np.random.default_rng(seed)), planner.init(), 0.0
-
-    def costs(actions: np.ndarray) -> np.ndarray:
-        start = np.concatenate([[body.data.time], body.data.qpos, body.data.qvel])
-        states, _ = rollout(body.model, scratch, np.tile(start, (len(actions), 1)),
-                            np.repeat(actions, substeps, axis=1))
-        # Time, then positions and velocities in the order of the robot spec.
-        reached = states[:, substeps - 1::substeps, 1:1 + num_state]
-        found: np.ndarray = np.tensordot(
-            task.weights, [term.sum(axis=1) for term in cost.terms(reached, actions, goal)], 1)
-        return found
-    for _ in range(task.episode_steps):
-        plan = optimise(planner, state, noise, costs)
-        body.step(plan.actions[0])
-        reached = body.state()
-        total -= float(task.weights @ cost.terms(reached, plan.actions[0], goal))
-        state = planner.shift(plan.state, 1)
+    fixed = [field.model_copy(update={'value': value, 'std': 0.0})
+             for field, value in zip(task.goal, goal, strict=True)]
+    task = task.model_copy(update={'goal': tuple(fixed)})
+    reached: list[np.ndarray] = []
+    total = drive_known_episode(robot, task, seed, load_planning(task.planner),
+                                watch=lambda tick, body: reached.append(body.state()))
     # The first term is the square of the distance.
-    return total, float(np.sqrt(cost.terms(reached, plan.actions[0], goal)[0]))
+    distance = CostFunction(task, robot).terms(reached[-1], np.zeros(len(robot.action)),
+                                               task.goal_values)[0]
+    return total, float(np.sqrt(distance))
 
 
 def main(seeds: Annotated[int, typer.Option(help='Runs')] = 3,
@@ -99,8 +81,7 @@ def main(seeds: Annotated[int, typer.Option(help='Runs')] = 3,
     """Print, and write, returns and distances from the goal of each trial."""
     rows = [run(seed, trials, output / f'seed_{seed}') for seed in range(seeds)]
     for row in rows:
-        twins = [drive_with_simulator(np.array(goal), row['seed'])
-                 for goal in row['goals'][-LAST:]]
+        twins = [drive_with_simulator(goal, row['seed']) for goal in row['goals'][-LAST:]]
         row['simulator_mean_return_of_last'] = float(np.mean([total for total, _ in twins]))
         row['simulator_mean_final_distance_m_of_last'] = float(np.mean([d for _, d in twins]))
     table = Table('seed', 'trials to gate', 'best', 'mean', 'by simulator', 'away [m]',

@@ -40,6 +40,18 @@ def no_report(monkeypatch):
     monkeypatch.setattr(report, 'render', lambda *_, **__: '')
 
 
+def test_the_gates_are_those_that_were_published():
+    # Chua et al.'s curves and what beats them: (trial, return), stretches apart.
+    found = {task: ([(g.trial, g.threshold) for g in gates if not g.is_stretch],
+                    [(g.trial, g.threshold) for g in gates if g.is_stretch])
+             for task, gates in published.GATES.items()}
+    assert found == {
+        'cartpole': ([(5, 150.0), (8, 160.0), (9, 175.0), (15, 175.0)], [(4, 170.0)]),
+        'reacher': ([(20, -60.0), (50, -45.0), (100, -45.0)], []),
+        'pusher': ([(20, -85.0), (100, -75.0)], []),
+        'half_cheetah': ([(50, 4000.0)], [(300, 10_000.0)])}
+
+
 def trials_of(*returns):
     return [Trial(0, -5.0, 0), *(Trial(i, value, 80) for i, value in enumerate(returns, 1))]
 
@@ -126,7 +138,8 @@ def test_a_kill_loses_no_finished_trial(tmp_path):
     settings = small()
     command = [sys.executable, '-m', 'mbrl_ros.bench.pets_run', settings.model_dump_json(), '50',
                str(tmp_path)]
-    process = subprocess.Popen(command, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    process = subprocess.Popen(command, stdin=subprocess.PIPE,
+                               env=os.environ | {'OMP_NUM_THREADS': '1'})
     try:
         end = time.monotonic() + 60.0
         while len(finished(tmp_path)) < 2 and time.monotonic() < end:

@@ -2,27 +2,29 @@
 
 from collections.abc import Sequence
 from concurrent.futures import as_completed, Future, ThreadPoolExecutor
-from contextlib import suppress
+import json
 import os
 from pathlib import Path
 from queue import SimpleQueue
 import subprocess
 import sys
+from threading import Event
 import time
 from typing import Any
 
 import numpy as np
 
-from mbrl_ros.bench.known import drive_known_episode
+from mbrl_ros.bench.known import drive_known_episode, known_planner
 from mbrl_ros.bench.machine import describe_machine
 from mbrl_ros.bench.pets_run import finished, Settings, Trial
 from mbrl_ros.bench.process import BenchError
 from mbrl_ros.bench.published import GATES, TASKS
 from mbrl_ros.bench.returns import Report
-from mbrl_ros.planning import asked_by
+from mbrl_ros.core.errors import SpecError
+from mbrl_ros.core.files import replace_file
 
 POLL_S = 0.5
-LOG_FILE = 'log.txt'
+LOG_FILE, KNOWN_FILE = 'log.txt', 'known_model.json'
 LOG_LINES = 20
 
 
@@ -38,7 +40,7 @@ def bench(task: str, seeds: int, trials: int, planner: str, training: str, jobs:
     seeds, trials : int
         Number of runs, and of trials each has beside its random episode.
     planner, training : str
-        Names in config/planners ('': the task's) and config/training, or paths.
+        Names in config/planners and config/training, or paths; '': those of the task.
     jobs : int
         Runs at the same time, each on a core of its own; 0: as many as there are cores.
     output : Path
@@ -51,9 +53,8 @@ def bench(task: str, seeds: int, trials: int, planner: str, training: str, jobs:
     Returns
     -------
     dict
-        See `summarise`, and `known_model_returns` (by seed; empty if not
-        asked for, or if the planner wants gradients, which MuJoCo does not give); ready for
-        JSON.
+        See `summarise`, and `known_model_returns` (by seed; empty where there are none, and
+        `known_model_note` says why); ready for JSON.
 
     Raises
     ------
@@ -66,14 +67,11 @@ def bench(task: str, seeds: int, trials: int, planner: str, training: str, jobs:
     folders = [output / f'seed_{seed}' for seed in range(seeds)]
     _run_all(settings, trials, folders, jobs, report)
     runs = [finished(folder)[:trials + 1] for folder in folders]
-    known = []
-    # MuJoCo gives no gradients.
-    if known_model and asked_by(settings[0].planning.planner) == 'costs':
-        for each in settings:
-            report(each.seed, seeds, f'with MuJoCo as the model, seed {each.seed}')
-            known.append(drive_known_episode(each.robot, each.task, each.seed, each.planning))
+    note = _why_no_known_model(settings[0]) if known_model else 'not asked for'
+    known = [] if note else [_known_return(*pair, report)
+                             for pair in zip(settings, folders, strict=True)]
     return summarise(task, settings[0], runs) | {
-        'known_model_returns': known, 'machine': describe_machine(),
+        'known_model_returns': known, 'known_model_note': note, 'machine': describe_machine(),
         'wall_seconds': time.perf_counter() - began}
 
 
@@ -122,6 +120,25 @@ def summarise(task: str, settings: Settings, runs: Sequence[Sequence[Trial]]) ->
         'passed': all(gate['passed'] for gate in gates.values() if not gate['is_stretch'])}
 
 
+def _why_no_known_model(settings: Settings) -> str:
+    try:
+        known_planner(settings.robot, settings.task, settings.planning)
+    except SpecError as error:
+        return str(error)
+    return ''
+
+
+def _known_return(settings: Settings, folder: Path, report: Report) -> float:
+    """Drive an episode with MuJoCo as the model, or recall the return."""
+    path = folder / KNOWN_FILE
+    if not path.is_file():
+        report(0, 1, f'with MuJoCo as the model, seed {settings.seed}')
+        total = drive_known_episode(settings.robot, settings.task, settings.seed,
+                                    settings.planning)
+        replace_file(path, json.dumps(total))
+    return float(json.loads(path.read_text()))
+
+
 def _run_all(settings: Sequence[Settings], trials: int, folders: Sequence[Path], jobs: int,
              report: Report) -> None:
     cores: SimpleQueue[int] = SimpleQueue()
@@ -130,6 +147,7 @@ def _run_all(settings: Sequence[Settings], trials: int, folders: Sequence[Path],
     for index in range(jobs):
         cores.put(mine[index % len(mine)])
     total, running = len(folders) * (trials + 1), list[subprocess.Popen[bytes]]()
+    stopped = Event()
 
     def tell() -> None:
         done = [finished(folder)[:trials + 1] for folder in folders]
@@ -140,7 +158,8 @@ def _run_all(settings: Sequence[Settings], trials: int, folders: Sequence[Path],
     def work(settings: Settings, folder: Path) -> None:
         core = cores.get()
         try:
-            _run_process(settings, trials, folder, core, running)
+            if not stopped.is_set():
+                _run_process(settings, trials, folder, core, running, stopped)
         finally:
             cores.put(core)
 
@@ -154,11 +173,9 @@ def _run_all(settings: Sequence[Settings], trials: int, folders: Sequence[Path],
             _raise_first(futures)
             tell()
         finally:
-            for future in futures:
-                future.cancel()
+            stopped.set()
             for process in running:
-                with suppress(ProcessLookupError):
-                    process.terminate()
+                process.terminate()
 
 
 def _raise_first(futures: Sequence[Future[None]]) -> None:
@@ -167,16 +184,20 @@ def _raise_first(futures: Sequence[Future[None]]) -> None:
 
 
 def _run_process(settings: Settings, trials: int, folder: Path, core: int,
-                 running: list[subprocess.Popen[bytes]]) -> None:
+                 running: list[subprocess.Popen[bytes]], stopped: Event) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, '-m', 'mbrl_ros.bench.pets_run', settings.model_dump_json(),
                str(trials), str(folder)]
     log = folder / LOG_FILE
     with log.open('wb') as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT,
+        # It ends when the pipe to its input does: however this process ends, nothing goes on.
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stream,
+                                   stderr=subprocess.STDOUT,
                                    env=os.environ | {'OMP_NUM_THREADS': '1'})
         os.sched_setaffinity(process.pid, {core})
         running.append(process)
+        if stopped.is_set():
+            process.terminate()
         status = process.wait()
     if status:
         said = '\n'.join(log.read_text(errors='replace').splitlines()[-LOG_LINES:])

@@ -1,7 +1,8 @@
 """
 One run of PETS's loop: a random episode, then train on all there is and drive, in turns.
 
-Run by `bench.pets` as `python -m mbrl_ros.bench.pets_run SETTINGS TRIALS FOLDER`.
+Run by `bench.pets` as `python -m mbrl_ros.bench.pets_run SETTINGS TRIALS FOLDER`; it ends when its
+standard input does.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -9,6 +10,7 @@ import json
 import os
 from pathlib import Path
 import sys
+from threading import Thread
 
 import numpy as np
 from pydantic import Field
@@ -42,9 +44,10 @@ SIGNAL = 'uniform'
 
 
 class Settings(Strict):
-    """All that a run is a function of: the same settings give the same returns."""
+    """All that a run is a function of beside the code: the same settings, the same returns."""
 
     seed: int = Field(ge=0)
+    physics: str = Field(description='SHA-256 of what MuJoCo made of the MJCF')
     robot: RobotSpec
     task: TaskSpec
     planning: PlanningConfig
@@ -52,13 +55,13 @@ class Settings(Strict):
 
     @classmethod
     def of(cls, task: str, seed: int, planner: str, training: str) -> 'Settings':
-        """Read them from the names of a PETS task, a planner ('': the task's) and a training."""
-        robot_name, task_name = TASKS[task]
+        """Read them from the names of a PETS task, a planner and a training ('': the task's)."""
+        robot_name, task_name, usual = TASKS[task]
         robot = load_robot(robot_name)
         spec = load_task(task_name, robot)
-        return cls(seed=seed, robot=robot, task=spec,
+        return cls(seed=seed, physics=MujocoRobot(robot).physics_hash, robot=robot, task=spec,
                    planning=load_planning(planner or spec.planner),
-                   training=load(find_config('training', training), TrainingConfig))
+                   training=load(find_config('training', training or usual), TrainingConfig))
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,12 @@ def _trial_folder(folder: Path, number: int) -> Path:
     return folder / f'trial_{number:03d}'
 
 
+def _end_with_input() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
 if __name__ == '__main__':
     os.nice(5)  # hours of work beside which a person may want to use the machine
+    Thread(target=_end_with_input, daemon=True).start()
     run(Settings.model_validate_json(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

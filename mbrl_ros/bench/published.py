@@ -16,12 +16,12 @@ PORT = 'PETS, PyTorch port (one run, read off a plot)'
 POPLIN = 'PETS as run for POPLIN (mean of 4 seeds)'
 QUOTED = 'PETS, original code (as its port quotes it)'
 
-# What --task names: robot spec and task spec, both below config/.
+# What --task names: robot spec, task spec and training, all below config/.
 TASKS = {
-    'cartpole': ('cartpole', 'cartpole_swingup'),
-    'reacher': ('arm', 'arm_reach'),
-    'pusher': ('pusher', 'pusher_push'),
-    'half_cheetah': ('half_cheetah', 'half_cheetah_run'),
+    'cartpole': ('cartpole', 'cartpole_swingup', 'default'),
+    'reacher': ('arm', 'arm_reach', 'default'),
+    'pusher': ('pusher', 'pusher_push', 'contact'),
+    'half_cheetah': ('half_cheetah', 'half_cheetah_run', 'default'),
 }
 
 # By task, by source: (trial, return), in the order of trials.
@@ -68,8 +68,9 @@ class Gate:
 
 
 GATES: dict[str, tuple[Gate, ...]] = {
-    'cartpole': (Gate(4, 170.0, is_stretch=True), Gate(5, 150.0), Gate(9, 175.0)),
-    'reacher': (Gate(20, -60.0), Gate(50, -45.0)),
-    'pusher': (Gate(20, -85.0),),
-    'half_cheetah': (Gate(50, 4000.0),),
+    'cartpole': (Gate(4, 170.0, is_stretch=True), Gate(5, 150.0), Gate(8, 160.0), Gate(9, 175.0),
+                 Gate(15, 175.0)),
+    'reacher': (Gate(20, -60.0), Gate(50, -45.0), Gate(100, -45.0)),
+    'pusher': (Gate(20, -85.0), Gate(100, -75.0)),
+    'half_cheetah': (Gate(50, 4000.0), Gate(300, 10_000.0, is_stretch=True)),
 }

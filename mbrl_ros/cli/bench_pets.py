@@ -24,7 +24,7 @@ def pets(
     planner: Annotated[str, typer.Option(
         help="A name in config/planners or a .yaml path; empty: the task's")] = '',
     training: Annotated[str, typer.Option(
-        help='A name in config/training or a .yaml path')] = 'default',
+        help="A name in config/training or a .yaml path; empty: the task's")] = '',
     jobs: Annotated[int, typer.Option(
         min=0, help='Runs at the same time; 0: one a core')] = 0,
     known_model: Annotated[bool, typer.Option(
@@ -88,6 +88,11 @@ def pets(
     if result['known_model_returns']:
         known = result['known_model_returns']
         console.print(f'the same planner with MuJoCo as its model: {sum(known) / len(known):.1f}')
+    elif known_model:
+        console.print(f"MuJoCo was not tried as the model: {result['known_model_note']}",
+                      soft_wrap=True, highlight=False)
+    if not result['gates']:
+        console.print('no gate is reached with so few trials', style='yellow')
     console.print(f'wrote {json_path}, {plot_path}', soft_wrap=True)
     raise typer.Exit(int(not result['passed']))
 

@@ -41,6 +41,9 @@ class TrainingConfig(Strict):
     patience_steps: int = Field(600, ge=1, description='Gradient steps without a better score')
     holdout_fraction: float = Field(0.15, gt=0, lt=0.5)
     improvement: float = Field(1e-3, ge=0, description='Smallest drop of the holdout loss')
+    chosen_by: Literal['likelihood', 'error'] = Field(
+        default='likelihood', description='What the holdout chooses weights by; error: as if each '
+                                          'field had the std that suits it best')
 
     @model_validator(mode='after')
     def _check_lengths(self) -> 'TrainingConfig':

@@ -70,6 +70,7 @@ class Objective:
         self._weights[self._size:] *= config.reward_weight
         # Twice the cross-entropy goes with twice the negative log-likelihood.
         self._ending_weight = 2.0 * config.termination_weight / self._size
+        self._chosen_by = config.chosen_by
 
     def fit_normaliser(self, windows: Windows) -> None:
         """Fit the ensemble's statistics to the first transition of each window."""
@@ -120,16 +121,21 @@ class Objective:
         The first is that of one step, whatever `loss_steps`; the second that of all steps, by
         which weights are chosen: the best ones for one step are not the best for many. Both give
         a deterministic member the constant variances that suit these samples best, so the figures
-        of all kinds of networks compare.
+        of all kinds of networks compare; the second does so with `chosen_by: error`, too. A field
+        that mostly rests, such as a thing to be pushed, wants a tiny std, and its rare motion then
+        costs so much likelihood that weights from before anything was learned would be the best.
         """
         everything = torch.arange(len(samples), device=samples.inputs.device)
-        losses = []
+        losses, scores = [], []
         with torch.no_grad():
             for step, (error, logvar, logit) in enumerate(
                     self._roll_out(samples, everything.expand(self._ensemble.members, -1))):
-                variance = logvar if self._ensemble.probabilistic else _residual_logvar(error)
-                losses.append(self._loss(error, variance, logit, samples.terminations[:, step]))
-        return losses[0], torch.stack(losses).mean(dim=0)
+                ended, best = samples.terminations[:, step], _residual_logvar(error)
+                variance = logvar if self._ensemble.probabilistic else best
+                losses.append(self._loss(error, variance, logit, ended))
+                scores.append(losses[-1] if self._chosen_by == 'likelihood'
+                              else self._loss(error, best, logit, ended))
+        return losses[0], torch.stack(scores).mean(dim=0)
 
     def residual_logvar(self, samples: Samples) -> Tensor:
         """Return the log of each member's mean squared error one step ahead, shape (E, 1, O)."""

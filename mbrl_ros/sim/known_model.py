@@ -8,7 +8,6 @@ What only a learned model has is not there: no particles, no members that disagr
 
 from copy import copy
 from dataclasses import dataclass
-from hashlib import sha256
 import os
 from pathlib import Path
 
@@ -86,7 +85,7 @@ class KnownRollout:
 
     def __init__(self, body: MujocoRobot, task: TaskSpec, threads: int = 0) -> None:
         assert body.spec.simulation is not None
-        self.model_hash = _hash(body.model)
+        self.model_hash = body.physics_hash
         self.model_path = Path(body.spec.simulation.mjcf)
         self.dynamics, self.horizon = KnownDynamics(body), task.horizon
         self.goal, self.weights = task.goal_values, task.weights
@@ -206,9 +205,3 @@ class KnownRollout:
         sane = (np.abs(full) < mujoco.mjMAXVAL).all(axis=(1, 2))
         whole: np.ndarray = sane & (np.abs(late_s) < 0.1 * period_s)
         return whole
-
-
-def _hash(model: mujoco.MjModel) -> str:
-    content = np.empty(mujoco.mj_sizeModel(model), np.uint8)
-    mujoco.mj_saveModel(model, None, content)
-    return sha256(content.tobytes()).hexdigest()

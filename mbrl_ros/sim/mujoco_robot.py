@@ -1,6 +1,7 @@
 """A robot spec brought to life by MuJoCo, one control period a step, without ROS."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Any
 
 import mujoco
@@ -160,6 +161,13 @@ class MujocoRobot:
         for topic, reading in self.observe().items():
             state[self.columns[topic]] = self._readers[topic].read(reading, stamp_ns)
         return state
+
+    @property
+    def physics_hash(self) -> str:
+        """SHA-256 of the physics as MuJoCo compiled it, masses and friction as they are now."""
+        content = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
+        mujoco.mj_saveModel(self.model, None, content)
+        return sha256(content.tobytes()).hexdigest()
 
     def _advance(self, num_substeps: int) -> None:
         mujoco.mj_step(self.model, self.data, num_substeps)

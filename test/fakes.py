@@ -143,8 +143,8 @@ def rolls(particles, propagation='ts_infinity', **settings):
 WAYS = [('ts_infinity', {'risk': 'cvar', 'risk_level': 0.5}), ('ts1', {'risk': 'worst'}),
         ('mean', {'disagreement_weight': 1.0}),
         ('ts_infinity', {'max_disagreement': 0.5, 'doubt_cost': 2.0, 'adaptive_horizon': True}),
-        ('ts1', {'disagreement_weight': 1.0, 'risk': 'spread'}),
-        ('distribution_sampling', {'risk': 'spread'}),
+        ('ts1', {'disagreement_weight': 1.0, 'risk': 'mean_std'}),
+        ('distribution_sampling', {'risk': 'mean_std'}),
         ('moment_matching', {'max_disagreement': 0.5, 'doubt_cost': 2.0, 'risk': 'cvar'})]
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from threading import Condition
+from types import SimpleNamespace
 
 from fakes import cart, cart_task, rolls, save_cart_model
 import numpy as np
@@ -16,9 +17,11 @@ from mbrl_ros.control.mpc import Decision, Inputs
 from mbrl_ros.control.record import DecisionRecorder, decode
 from mbrl_ros.control.replay import compare, Replayer
 from mbrl_ros.control.tick import Observation, PlanPilot
+from mbrl_ros.control.trust import Restraint
 from mbrl_ros.core.errors import PlanningError, SpecError
 from mbrl_ros.core.paths import find_model
 from mbrl_ros.core.robot import load_robot
+from mbrl_ros.core.task import Bounds
 from mbrl_ros.planning.cem import Config
 from mbrl_ros.sim.mujoco_robot import MujocoRobot
 
@@ -30,7 +33,7 @@ DT_NS = 100_000_000
 class ClockedMpc:
     """Plan n is n / 10, n / 10 + 0.01, ...; it takes `periods` of a clock that the test sets."""
 
-    rollout = None
+    rollout, spread = None, 0.0
 
     def __init__(self, periods):
         self.periods, self.now, self.calls, self.error = periods, 0, [], None
@@ -53,7 +56,10 @@ class ClockedMpc:
         inputs = Inputs(tick, observation, np.empty((0, 1)), None, {}, np.empty(0), np.empty(0),
                         ACTIONS)
         actions = 0.1 * tick + 0.01 * np.arange(ACTIONS)[:, None]
-        return Decision(inputs, actions, observation, 0.0, 1, 0, 0.0, None, None)
+        return Decision(inputs, actions, observation, self.spread, 1, 0, 0.0, self.rollout, None)
+
+    def adopt(self, other):
+        self.now = other.now
 
     def forget(self):
         self.calls.append('forgotten')
@@ -78,8 +84,9 @@ def fly(eventually):
         return pilot.tick(FRESH)
     run.step, run.made = step, made
     yield run
-    for mpc, pilot in made:
+    for mpc, _ in made:
         mpc.turn(10**6)
+    for _, pilot in made:
         pilot.close()
 
 
@@ -131,6 +138,101 @@ def test_what_the_gate_would_slow_is_foreseen_slowed(fly, eventually):
     assert eventually(lambda: len(mpc.calls) == 3)
     assert mpc.calls == [(1, []), (6, [0.1, 0.11, 0.12, 0.13, 0.14]),
                          (11, [0.24, 0.34, 0.44, 0.54, 0.64])]
+
+
+def supervised_by(level='full', scale=1.0, review=None):
+    return SimpleNamespace(restraint=Restraint(level, scale), horizon=None, review=review,
+                           doubt=lambda: '' if level == 'full' else 'odd')
+
+
+@pytest.mark.parametrize(('intervene', 'expected'), [
+    # At tick 6 plan 6 is there, 0.6 and on; the last command was plan 1's fifth, 0.14.
+    (lambda pilot: None, [0.6, 0.61, 0.62, 0.63, 0.64]),
+    (lambda pilot: setattr(pilot._mpc, 'spread', 5.1), [0.0] * CHUNK),
+    (lambda pilot: setattr(pilot, 'supervisor', supervised_by('stop', 0.0)), [0.0] * CHUNK),
+    (lambda pilot: setattr(pilot, 'supervisor', supervised_by('hold')), [0.14] * CHUNK),
+    (lambda pilot: setattr(pilot, 'supervisor', supervised_by('slow', 0.5)),
+     [0.3, 0.305, 0.31, 0.315, 0.32]),
+    (lambda pilot: pilot._gate._latch.trip('stop'), [0.0] * CHUNK),
+    (lambda pilot: pilot._gate._termination.append((0, 'position', Bounds(min=1.0, max=2.0))),
+     [0.0] * CHUNK)])
+def test_the_next_plan_starts_from_what_is_sent(fly, eventually, intervene, expected):
+    mpc = ClockedMpc(1)
+    pilot = PlanPilot(mpc, SafetyGate(cart(), 5.0, {}), cart(), 0, None, chunk_steps=CHUNK)
+    fly.made.append((mpc, pilot))
+    mpc.turn(1)
+    for _ in range(5):
+        pilot.tick(FRESH)
+    intervene(pilot)
+    mpc.turn(100)  # plan 6 is held back till now
+    sent = [command(pilot.tick(FRESH)) for _ in range(CHUNK)]
+    assert sent == pytest.approx(expected)
+    assert eventually(lambda: len(mpc.calls) == 3)
+    assert mpc.calls[2] == (11, sent)
+
+
+def test_the_safe_value_is_foreseen_at_once_and_a_refused_action_as_it(fly, eventually):
+    mpc = ClockedMpc(0)
+    robot = cart(rate_limit=1.0)  # 0.1 a period, but not to the safe value
+    pilot = PlanPilot(mpc, SafetyGate(robot, 5.0, {}), robot, 0, None,
+                      LadderConfig(hold_steps=0), chunk_steps=CHUNK)
+    fly.made.append((mpc, pilot))
+    mpc.turn(100)
+    for _ in range(20):
+        pilot.tick(FRESH)
+    # Plan 21 starts at 2.1, beyond the limit of 2: nothing of it passes. Plan 16 ends at 1.64.
+    sent = [command(pilot.tick(FRESH)) for _ in range(CHUNK)]
+    assert sent == [0.0] * CHUNK
+    assert eventually(lambda: len(mpc.calls) == 6)
+    assert mpc.calls[-1] == (26, sent)
+
+
+@pytest.mark.parametrize('periods', [3, 5, 7])
+def test_another_model_waits_for_one_plan_at_most(fly, periods):
+    mpc, _ = fly(periods, 1)
+    pilot = fly.made[0][1]
+    new = ClockedMpc(periods)
+    new.rollout = 'new'
+    fly.made.append((new, pilot))
+    taken, ticks = [], []
+    for number in range(2, 22):
+        taken.append(pilot.replace_model(new, 4.0, None, None))
+        new.turn(number)
+        ticks.append(fly.step(mpc, pilot, number))
+    # Plan 6, begun at tick 1, is done at tick 1 + periods: no plan of the old model comes after.
+    assert taken.index(True) <= periods
+    assert all(taken[taken.index(True):])
+    finished = [(plan.tick, plan.rollout) for tick in ticks for plan in tick.finished]
+    assert finished[:2] == [(6, None), (max(6, 1 + periods) + CHUNK, 'new')]
+    assert [tick for tick, _ in mpc.calls] == [6]
+    assert pilot._gate.max_spread == 4.0
+    # It begins when the one before is there, as without a change of models.
+    assert [t.missed for t in ticks[4:9]] == [i < periods - 5 for i in range(5)]
+
+
+def test_a_model_that_waits_is_forgotten(fly):
+    mpc, _ = fly(7, 2)
+    pilot = fly.made[0][1]
+    assert not pilot.replace_model(ClockedMpc(7), 4.0, None, None)
+    mpc.turn(100)
+    pilot.forget()
+    pilot.tick(FRESH)
+    assert (pilot._mpc, pilot._gate.max_spread) == (mpc, 5.0)
+
+
+@pytest.mark.parametrize(('periods', 'expected'), [(3, [(6, 6), (11, 11), (16, 16)]),
+                                                   (7, [(8, 6), (15, 13)])])
+def test_each_plan_is_reviewed_once_when_it_comes(fly, periods, expected):
+    heard = []
+
+    def review(index, state, stamp_ns, sent, decision):
+        if decision is not None:
+            heard.append((index, decision.tick))
+    mpc, _ = fly(periods, 0, supervisor=supervised_by(review=review))
+    pilot = fly.made[0][1]
+    for number in range(1, 17):
+        pilot.review(FRESH, fly.step(mpc, pilot, number))
+    assert heard == expected
 
 
 def test_after_a_failed_plan_nothing_of_the_older_one_is_done(fly):
@@ -209,7 +311,7 @@ def test_a_plan_of_the_old_model_is_acted_upon_and_not_judged_by_the_new(tmp_pat
     pilot._plans._running.result()  # done, and due at tick 4
     assert pilot.replace_model(new.mpc, new.spread_limit, new.gauge, None)
     judged = []
-    new.gauge.planned = lambda states: judged.append(states.shape)
+    new.gauge.planned = lambda states, lengths: judged.append(states.shape)
     ticks, _ = fly_cart(built, 5)
     assert [t.rung for t in ticks] == ['plan'] * 5
     models = [t.decision.rollout.model_hash for t in ticks]

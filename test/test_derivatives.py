@@ -58,7 +58,7 @@ def candidates(count=3, seed=0):
 
 DOUBTS = {
     'mean': {}, 'worst': {'risk': 'worst'}, 'cvar': {'risk': 'cvar', 'risk_level': 0.4},
-    'spread': {'risk': 'spread'}, 'price': {'disagreement_weight': 0.1},
+    'mean_std': {'risk': 'mean_std'}, 'price': {'disagreement_weight': 0.1},
     'ends': {'max_disagreement': 1.0, 'doubt_cost': 2.0}, 'horizon': {'adaptive_horizon': True}}
 
 

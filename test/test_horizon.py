@@ -83,7 +83,7 @@ def test_errors_add_up_over_the_steps(signals, expected):
     assert rule.steps == expected
 
 
-def test_errors_are_averaged_over_k_moments_and_forgotten_across_a_gap():
+def test_errors_are_averaged_over_k_moments_and_not_across_a_gap():
     rule = rule_of()
     found = []
     for one_step in (0.3, 0.3, 5.4, 0.3, 0.3, 0.3):
@@ -92,12 +92,26 @@ def test_errors_are_averaged_over_k_moments_and_forgotten_across_a_gap():
     # Means of three: 0.3, 0.3, 2, 2, 2, 0.3; in units of 2: 0.15 and 1; steps 3 / 0.15 and 3 / 1.
     assert found == [12, 12, 3, 3, 3, 12]
     rule.update({'one_step': 6.0})
-    assert rule.steps < HORIZON
-    rule.update({})
-    assert rule.steps == HORIZON
-    rule.update({'one_step': 6.0})
+    # Means 0.3 + 0.3 + 6 = 2.2, in units of 2 1.1: 3 / 1.1 steps.
+    assert rule.steps == 2
+    for signals in ({}, {}, {'one_step': 6.0}, {'one_step': 0.6}):
+        rule.update(signals)
+        found.append(rule.steps)
+    # Nothing is known of the lost moments: the last mismatch stays. After them 6, then the mean of
+    # 6 and 0.6: 3 and 1.65 units, 3 / 3 and 3 / 1.65 steps.
+    assert found[6:] == [2, 2, 1, 1]
     rule.forget()
     assert rule.steps == HORIZON
+
+
+def test_each_error_stays_until_it_is_known_again():
+    rule, found = rule_of(), []
+    for signals in ({'one_step': 0.1, 'k_step': 2.0}, {}, {'one_step': 0.1}, {'one_step': 0.1},
+                    {'one_step': 0.1, 'k_step': 0.1}):
+        rule.update(signals)
+        found.append(rule.steps)
+    # One lost observation leaves the k-step error unknown for k = 3 ticks.
+    assert found == [3, 3, 3, 3, 12]
 
 
 def test_a_plan_shorter_than_the_least_horizon_counts_whole():

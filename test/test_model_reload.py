@@ -1,6 +1,8 @@
 """Another model while the loop runs: swapped between two ticks, or the old one kept."""
 
 from itertools import pairwise
+import time
+from types import SimpleNamespace
 
 from fakes import cart, linear_model, metadata_of, save_artifact
 import numpy as np
@@ -14,7 +16,11 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
+from mbrl_ros.control.latch import Latch
+from mbrl_ros.control.tick import PlanPilot
 from mbrl_ros.core.robot import load_robot
+from mbrl_ros.nodes.control_loop import ControlLoop
+from mbrl_ros.nodes.realtime import RealTimeParams
 from mbrl_ros.runtime import artifact
 
 OK = TransitionCallbackReturn.SUCCESS
@@ -147,3 +153,41 @@ def test_a_goal_that_changed_meanwhile_goes_over_to_the_new_model(files, start, 
     write_model(files, 2 * FORCE_GAIN)
     assert reload(meanwhile=answer).success
     np.testing.assert_array_equal(controller._engine.rollout.goal, goal.astype(np.float32))
+
+
+class BusyPilot(PlanPilot):
+    """Plans with whatever model it is set to, in its own time."""
+
+    def __init__(self):
+        self.offered, self.plans_with = '', ''
+
+    def replace_model(self, mpc, *further):
+        self.offered = mpc
+        return mpc == self.plans_with
+
+
+def test_an_engine_that_waits_is_closed_unless_plans_are_made_with_it(eventually):
+    log, pilot = [], BusyPilot()
+
+    def engine(name):
+        return SimpleNamespace(mpc=name, spread_limit=1.0, gauge=None, adaptive_horizon=None,
+                               close=lambda: log.append(f'{name} closed'))
+
+    def tell(engine):
+        log.append(f'{engine.mpc} taken')
+    inbox = SimpleNamespace(wait=lambda timeout_s: time.sleep(1e-3))
+    loop = ControlLoop(inbox, pilot, None, Latch(), None, 0.0, RealTimeParams(), None, log.append,
+                       tell, log.append)
+    loop.start()
+    loop.replace_engine(engine('a'))
+    assert eventually(lambda: pilot.offered == 'a')
+    loop.replace_engine(engine('b'))
+    assert eventually(lambda: pilot.offered == 'b')
+    assert log == ['a closed']
+    pilot.plans_with = 'b'
+    assert eventually(lambda: log == ['a closed', 'b taken'])
+    loop.replace_engine(engine('c'))
+    loop.replace_engine(engine('d'))
+    assert eventually(lambda: log[2:] == ['c closed'])
+    assert loop.stop(5.0)
+    assert log[3:] == ['d closed']

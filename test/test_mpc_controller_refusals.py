@@ -215,7 +215,7 @@ def test_parameters_of_the_planner_are_checked_and_held_while_configured(files, 
     assert controller.trigger_cleanup() == OK
     assert 'Min: 2, Max: 10000, value: 1' in reason_of(controller, 'cem.population', 1)
     assert 'num_elites 9 exceeds population 8' in reason_of(controller, 'cem.num_elites', 9)
-    assert "'ts_infinity' or 'ts1'" in reason_of(controller, 'rollout.propagation', 'ts2')
+    assert "'ts_infinity', 'ts1', 'mean'" in reason_of(controller, 'rollout.propagation', 'ts2')
     assert reason_of(controller, 'rollout.particles', 3) == ''  # the model is not known yet
     assert controller.trigger_configure() == TransitionCallbackReturn.FAILURE
     assert 'multiples of 2' in controller.refusal

@@ -66,12 +66,9 @@ def widths(share):
                       in zip(SPACE.low, SPACE.high, strict=True)]] * SPACE.horizon)
 
 
-def fitted(config, mean, std, elites):
-    """Return mean and std after a refit."""
-    new_mean = sum(elites) / len(elites)
-    new_std = np.sqrt(sum((c - new_mean)**2 for c in elites) / len(elites))
-    old = config.smoothing
-    return old * mean + (1 - old) * new_mean, old * std + (1 - old) * new_std
+def moments(elites):
+    mean = sum(elites) / len(elites)
+    return mean, sum((c - mean)**2 for c in elites) / len(elites)
 
 
 def cem_reference(config, noise):
@@ -90,7 +87,10 @@ def cem_reference(config, noise):
                     candidate[t, j] = mean[t, j] + width * draw[t, j]
             candidates.append(clipped(candidate))
         ranked = sorted([*candidates, *kept], key=cost_of)[:config.num_elites]
-        mean, std = fitted(config, mean, std, ranked)
+        new_mean, new_variance = moments(ranked)
+        old = config.smoothing
+        mean = old * mean + (1 - old) * new_mean
+        std = np.sqrt(old * (std * std) + (1 - old) * new_variance)  # PETS smooths the variance
         kept = ranked[:config.keep_elites]
         yield mean, std, kept, ranked[0]
 
@@ -113,6 +113,19 @@ def test_cem(config, noise):
     assert (plan.candidates, plan.rejected) == (200, 0)
 
 
+@pytest.mark.parametrize(('kind', 'config', 'expected'), [
+    # Smoothing 0.1, initial std 0.5 x 3, elites of std 0.3: PETS smooths variances,
+    # sqrt(0.1 x 1.5^2 + 0.9 x 0.3^2) = sqrt(0.306), and iCEM stds, 0.1 x 1.5 + 0.9 x 0.3.
+    (cem, cem.Config(population=2, num_elites=2, smoothing=0.1, initial_std=0.5), 0.306**0.5),
+    (icem, icem.Config(population=2, num_elites=2, smoothing=0.1, initial_std=0.5), 0.42),
+], ids=['cem', 'icem'])
+def test_what_is_smoothed_is_as_published(kind, config, expected):
+    planner = kind.Planner(config, ActionSpace(1, np.array([-1.5]), np.array([1.5])))
+    elites = np.array([-0.3, 0.3]).reshape(2, 1, 1)
+    state = planner.update(planner.init(), elites, np.zeros(2))
+    np.testing.assert_allclose(state.std, expected, rtol=1e-12)
+
+
 def icem_reference(config, noise, steps):
     """Yield mean, std and the best candidate after each refit of two plans, `steps` apart."""
     mean, kept, open_steps = np.zeros((6, 2)), [], 0
@@ -129,7 +142,10 @@ def icem_reference(config, noise, steps):
             candidates = drawn[:num_fresh] + kept + ([mean] if last else [])
             assert len(candidates) == size
             ranked = sorted(candidates, key=cost_of)[:config.num_elites]
-            mean, std = fitted(config, mean, std, ranked)
+            new_mean, new_variance = moments(ranked)
+            old = config.smoothing
+            mean = old * mean + (1 - old) * new_mean
+            std = old * std + (1 - old) * np.sqrt(new_variance)  # iCEM smooths the std itself
             kept, open_steps = ranked[:3], 0  # half of 7, rounded down
             yield mean, std, ranked[0]
         mean = np.array([mean[min(t + steps, 5)] for t in range(6)])
@@ -160,7 +176,7 @@ def mppi_reference(config, noise, costs):
         cost = costs(np.array(candidates))
         cheap = sorted(c for c in cost if np.isfinite(c))
         temperature = config.temperature
-        if config.temperature_unit == 'spread':
+        if config.temperature_unit == 'median_gap':
             temperature *= cheap[len(cheap) // 2] - cheap[0]
         charged = [c + config.action_cost * temperature
                    * np.sum(mean * (candidate - mean) / std**2) if np.isfinite(c) else np.inf
@@ -173,7 +189,7 @@ def mppi_reference(config, noise, costs):
 
 
 @pytest.mark.parametrize('costs', [valley, spoilt])
-@pytest.mark.parametrize('config', [MPPI, PUBLISHED], ids=['spread', 'published'])
+@pytest.mark.parametrize('config', [MPPI, PUBLISHED], ids=['median_gap', 'published'])
 def test_mppi(config, costs):
     planner, given = mppi.Planner(config, SPACE), colored(0.0)
     state = planner.init()
@@ -233,8 +249,8 @@ def test_cem_stops_early():
     assert full.candidates == 30 * 50
     assert plan.candidates < full.candidates
     # In shares of the ranges 3 and 6. It is also no later than it might be: not yet a refit ago,
-    # when no std was more than 1 / 0.2 (the smoothing) of what it is now.
-    assert 0.002 < (plan.state.std / [3.0, 6.0]).max() < 0.01
+    # when no variance was more than 1 / 0.2 (the smoothing) of what it is now: 0.01 sqrt(0.2).
+    assert 0.0044 < (plan.state.std / [3.0, 6.0]).max() < 0.01
     assert not every.is_settled(full.state)
 
 

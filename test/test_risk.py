@@ -33,7 +33,7 @@ def risk_of(costs, risk, level=0.2, weight=1.0):
 
 # Mean 4; squares of the deviations 9, 36, 4, 1, 0: variance 10. 0.2 of 5 is one, 0.21 two.
 @pytest.mark.parametrize(('settings', 'expected'), [
-    (('mean',), 4.0), (('worst',), 10.0), (('spread', 0.2, 2.0), 4.0 + 2.0 * np.sqrt(10.0)),
+    (('mean',), 4.0), (('worst',), 10.0), (('mean_std', 0.2, 2.0), 4.0 + 2.0 * np.sqrt(10.0)),
     (('cvar', 0.2), 10.0), (('cvar', 0.21), 7.0), (('cvar', 0.01), 10.0), (('cvar', 0.6), 17 / 3),
     (('cvar', 1.0), 4.0)])
 def test_by_hand(settings, expected):

@@ -23,6 +23,7 @@ from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.runtime.ort import open_ort
 from mbrl_ros.runtime.providers import Form
 from mbrl_ros.runtime.rollout import Rollout
+from mbrl_ros.runtime.rollout_config import RolloutConfig
 from mbrl_ros.runtime.trunk import halve
 
 HORIZON = 5
@@ -195,6 +196,17 @@ def test_a_new_goal_is_that_of_the_next_plan():
     with pytest.raises(ValueError, match=r'\(2,\).* 1 number'):
         rollout.set_goal(np.array([3.0, 4.0]))
     rollout.close()
+
+
+# Of 20 particles and 5 members.
+@pytest.mark.parametrize(('settings', 'expected'), [
+    ({'propagation': 'ts_infinity'}, 20), ({'propagation': 'ts1'}, 20),
+    ({'propagation': 'mean'}, 5), ({'propagation': 'distribution_sampling'}, 100),
+    ({'propagation': 'moment_matching'}, 100), ({'disagreement_weight': 0.1}, 100),
+    ({'max_disagreement': 1.0, 'doubt_cost': 1.0}, 100), ({'adaptive_horizon': True}, 20)],
+    ids=str)
+def test_evaluations_of_a_step(settings, expected):
+    assert RolloutConfig(particles=20, **settings).evaluations(5) == expected
 
 
 def test_particles_are_shared_out_evenly():

@@ -1,5 +1,7 @@
 """Which command acted between which observations, and what surprise does to a command."""
 
+from types import SimpleNamespace
+
 from fakes import artifact_of, cart, cart_model, cart_task, dynamics_of, rolls, trust_dict
 import numpy as np
 import pytest
@@ -28,8 +30,8 @@ class Ear:
     def observe(self, state, acted, *, is_consecutive):
         self.heard.append((None if state is None else state[0], acted[0], is_consecutive))
 
-    def planned(self, states):
-        self.heard.append(states.shape)
+    def planned(self, states, lengths):
+        self.heard.append((states.shape, lengths))
 
     def read(self):
         return self
@@ -45,6 +47,14 @@ def make_supervisor(gauge, delay_steps, **trust):
     check = ExploitationCheck(CostFunction(cart_task(), cart()), 4, delay_steps,
                               ExploitationConfig())
     return Supervisor(gauge, TrustLimiter(TrustConfig(**trust)), check, delay_steps, DT_NS)
+
+
+def plan_of(tick, horizon=4, lengths=None):
+    """Return what a supervisor wants of a decision: four steps of two particles, at rest."""
+    prediction = SimpleNamespace(terms=np.zeros(2), states=np.zeros((4, 2, 2)),
+                                 lengths=None if lengths is None else np.array(lengths))
+    inputs = SimpleNamespace(goal=np.zeros(1), weights=np.ones(2), horizon=horizon)
+    return SimpleNamespace(tick=tick, inputs=inputs, prediction=prediction)
 
 
 @pytest.mark.parametrize(('delay_steps', 'expected'), [
@@ -71,6 +81,30 @@ def test_a_gap_is_no_step():
         supervisor.review(tick, state if fresh else None, round(stamp * DT_NS), command, None)
     assert [item[2] for item in ear.heard[1:]] == [
         False, True, False, False, False, False, True, False, True, False]
+
+
+@pytest.mark.parametrize(('plan', 'num_promises'), [
+    (plan_of(1), 1), (plan_of(1, horizon=3), 1), (plan_of(1, lengths=[4, 4]), 1),
+    (plan_of(1, horizon=3, lengths=[3, 3]), 1),
+    # Terms of fewer steps than are compared with what the robot is charged promise too little.
+    (plan_of(1, lengths=[4, 3]), 0), (plan_of(1, horizon=3, lengths=[2, 3]), 0),
+    (plan_of(0), 0)])  # late: not followed from its start
+def test_only_a_plan_in_time_that_goes_on_to_its_end_is_a_promise(plan, num_promises):
+    ear = Ear()
+    supervisor = make_supervisor(ear, 0)
+    heard = []
+    supervisor._adaptive_horizon = SimpleNamespace(planned=heard.append, update=lambda _: None)
+    ear.signals = {}
+    state, command = np.zeros(2), np.zeros(1)
+    supervisor.review(1, state, DT_NS, command, plan)
+    for n in range(2, 7):
+        supervisor.review(n, state, n * DT_NS, command, None)
+    assert supervisor.exploitation.num_plans == num_promises
+    # The gauge and the horizon look at every plan, at the steps that count.
+    assert heard == [plan]
+    shape, lengths = ear.heard[2]
+    assert shape == (plan.inputs.horizon, 2, 2)
+    assert lengths is plan.prediction.lengths
 
 
 def fly(gauge, **trust):

@@ -239,6 +239,22 @@ def test_a_gap_in_the_observations_leaves_the_errors_unknown(model, calibration)
     assert gauge.read().describe() == 'nothing known yet'
 
 
+@pytest.mark.parametrize(('lengths', 'expected'), [
+    # Members at 0, 0 and 3 d after every step, d the typical step of the first of two fields:
+    # variance 3, over two fields 1.5. Of the members at 0 and 3 d: 4.5, so 2.25.
+    ([2, 2, 2], 1.5), ([9, 2, 5], 1.5), ([2, 1, 2], (1.5 + 2.25) / 2), ([2, 2, 1], 1.5 / 2),
+    ([1, 1, 2], 1.5), ([1, 1, 1], 1.5), ([2, 0, 2], 2.25), ([2, 0, 0], None), ([0, 0, 0], None)])
+def test_particles_are_compared_up_to_their_ends(model, calibration, lengths, expected):
+    gauge = TrustGauge(model, calibration)
+    states = np.zeros((2, MEMBERS, 2))
+    states[:, 2, 0] = 3.0 * model.step_std[0]
+    gauge.planned(states)
+    states[np.arange(2)[:, None] >= np.array(lengths)] = np.nan  # diverged after their ends
+    gauge.planned(states, np.array(lengths))
+    assert gauge.read().signals.get('plan_spread') == (
+        None if expected is None else pytest.approx(np.sqrt(expected)))
+
+
 @pytest.mark.parametrize('value', [np.nan, np.inf])
 def test_what_is_not_finite_is_strangest(model, calibration, value):
     gauge = TrustGauge(model, calibration)

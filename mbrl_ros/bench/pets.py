@@ -92,7 +92,7 @@ def summarise(task: str, settings: Settings, runs: Sequence[Sequence[Trial]]) ->
     -------
     dict
         `returns` (seed x trial), `random_returns`, `max_so_far_mean` (by trial),
-        `evaluations_per_plan` (of one network: candidates x particles x horizon),
+        `evaluations_per_plan` (of one network; those of gradients count as one),
         `robot_seconds` (of one run, the random episode included), `gates` (name to value,
         threshold, passed; a stretch is not judged), `passed`: whether all gates that the number
         of trials reaches are met.
@@ -111,7 +111,8 @@ def summarise(task: str, settings: Settings, runs: Sequence[Sequence[Trial]]) ->
         'trials': len(best), 'returns': returns.tolist(),
         'random_returns': [run[0].total_return for run in runs],
         'max_so_far_mean': best.tolist(),
-        'evaluations_per_plan': candidates * settings.planning.rollout.particles * goal.horizon,
+        'evaluations_per_plan': candidates * goal.horizon
+        * settings.planning.rollout.evaluations(settings.training.members),
         'robot_seconds': (len(best) + 1) * goal.episode_steps * spec.dt_s,
         'settings': {'planning': settings.planning.model_dump(mode='json'),
                      'horizon': goal.horizon,

@@ -78,8 +78,15 @@ class SafetyGate:
 
     def check(self, action: np.ndarray | None, state: np.ndarray | None, problem: str,
               spread: float) -> Verdict:
+        """Judge one action and let out what is left of it; parameters as `judge`."""
+        verdict = self.judge(action, state, problem, spread, self.last)
+        self.last = verdict.command
+        return verdict
+
+    def judge(self, action: np.ndarray | None, state: np.ndarray | None, problem: str,
+              spread: float, last: np.ndarray) -> Verdict:
         """
-        Judge one action.
+        Judge one action, now or ahead of its time; nothing is let out.
 
         Parameters
         ----------
@@ -91,19 +98,21 @@ class SafetyGate:
             What is wrong with the observation (stale, NaN, missing); empty if nothing.
         spread : float
             Disagreement of the members here, in typical steps; 0 where no model is used.
+        last : array, shape (A,)
+            The command before it.
 
         """
         reason = self._latch.reason or problem or self._refusal(action, state, spread)
         if reason or action is None:
-            return self._out(self._safe_value, reason or 'no plan yet', safe=True)
-        slowed = np.minimum(np.maximum(action, self.last - self._step), self.last + self._step)
+            return Verdict(self._safe_value, reason or 'no plan yet', safe=True)
+        slowed = np.minimum(np.maximum(action, last - self._step), last + self._step)
         limited = np.abs(slowed - action) > TOLERANCE
         # What rounding put beyond a limit is brought back to it.
         slowed = np.minimum(np.maximum(slowed, self._low), self._high)
         if limited.any():
             names = ', '.join(np.array(self._names)[limited])
-            return self._out(slowed, f'slowed to the rate limit: {names}', safe=False)
-        return self._out(slowed, '', safe=False)
+            return Verdict(slowed, f'slowed to the rate limit: {names}', safe=False)
+        return Verdict(slowed, '', safe=False)
 
     def _refusal(self, action: np.ndarray | None, state: np.ndarray | None,
                  spread: float) -> str:
@@ -123,10 +132,6 @@ class SafetyGate:
             return (f'model not trusted here: members disagree by {spread:.3g} typical steps, '
                     f'limit {self.max_spread:.3g}')
         return ''
-
-    def _out(self, command: np.ndarray, reason: str, *, safe: bool) -> Verdict:
-        self.last = command
-        return Verdict(command, reason, safe)
 
 
 def limit_following(robot: RobotSpec, command: np.ndarray, actions: np.ndarray) -> np.ndarray:

@@ -89,6 +89,7 @@ class AdaptiveHorizon:
         """Begin anew, with all steps."""
         for errors in self._errors.values():
             errors.clear()
+        self._mismatch = dict.fromkeys(ERRORS, 0.0)
         self._disagreement = np.zeros(self._horizon)
         self.steps = self._horizon
 
@@ -97,14 +98,18 @@ class AdaptiveHorizon:
         self._disagreement = disagreement(self._dynamics, decision) / self._unit
 
     def update(self, signals: Mapping[str, float]) -> None:
-        """Take the errors [predicted std] that a tick is known by, see `Trust`; set `steps`."""
-        mismatch = 0.0
+        """
+        Take the errors [predicted std] that a tick is known by, see `Trust`; set `steps`.
+
+        Of an error that is not known the last mismatch stays: an observation that was lost gives
+        no trust back. What comes after it is averaged anew.
+        """
         for name, errors in self._errors.items():
             if name in signals:
                 errors.append(signals[name])
-                mismatch = max(mismatch, sum(errors) / len(errors) / self._usual[name])
+                self._mismatch[name] = sum(errors) / len(errors) / self._usual[name]
             else:  # not one period after the tick before: what was averaged is no longer new
                 errors.clear()
         depth = np.arange(1, self._horizon + 1) / self._k_steps
-        doubt = np.maximum(self._disagreement, mismatch * depth)
+        doubt = np.maximum(self._disagreement, max(self._mismatch.values()) * depth)
         self.steps = max(min(self._min_steps, self._horizon), count_trusted(doubt, self._limit))

@@ -31,7 +31,7 @@ class Rollout(Protocol):
 
     It also has the method that the planner asks for. A draw is a dataclass with a goal, weights
     and a horizon, which may be replaced, and whatever else that method wants of it; a prediction
-    has cost, terms and states.
+    has cost, terms and states, and for a supervisor lengths.
     """
 
     horizon: int

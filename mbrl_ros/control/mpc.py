@@ -206,7 +206,13 @@ class Mpc:
         self._rollout.set_weights(other._rollout.weights)
 
     def calibrate(self) -> None:
-        """Cut the population into the tiles that are fastest on this machine."""
+        """
+        Cut the population into the tiles that are fastest on this machine.
+
+        Nothing is measured for planners that ask for more than costs: those come in one piece.
+        """
+        if self._planner.asks != 'costs':
+            return
         generator = np.random.default_rng(0)  # the plans' own numbers are not used up
         candidates = self._planner.sample(self._planner.init(), self._planner.noise(generator))
         self._rollout.calibrate(self._rest(), np.asarray(candidates),
@@ -214,7 +220,9 @@ class Mpc:
 
     def warm_up(self, most_plans: int = 100, most_s: float = 2.0) -> np.ndarray:
         """
-        Plan from rest again and again, and forget it all.
+        Plan from rest again and again, all rounds of each plan, and forget it all.
+
+        At rest a planner may be settled soon; the times are to hold where it is not.
 
         Parameters
         ----------
@@ -230,13 +238,14 @@ class Mpc:
 
         """
         state, tick, bits = self._state, self._tick, self._generator.bit_generator.state
+        planner, self._planner = self._planner, _NeverSettled(self._planner)
         times: list[float] = []
         end = time.perf_counter() + most_s
         while len(times) < 5 or (len(times) < most_plans + 2 and time.perf_counter() < end):
             decision = self.plan(1 + len(times), self._rest(), [self._robot.safe_value])
             times.append(decision.plan_s)
         _ = decision.prediction  # its shapes are warmed up too
-        self._state, self._tick = state, tick
+        self._planner, self._state, self._tick = planner, state, tick
         self._generator.bit_generator.state = bits
         return np.array(times[2:])
 
@@ -246,3 +255,15 @@ class Mpc:
     def _step(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
         """Return each member's mean of the next state, shape (E, 1, S)."""
         return self.dynamics(state[None], action[None])[0]
+
+
+class _NeverSettled:
+    """A planner that takes all of its rounds."""
+
+    def __init__(self, planner: Planner) -> None:
+        self.asks, self.num_iterations = planner.asks, planner.num_iterations
+        self.noise, self.init, self.sample = planner.noise, planner.init, planner.sample
+        self.update, self.solution, self.shift = planner.update, planner.solution, planner.shift
+
+    def is_settled(self, _: Any) -> bool:
+        return False

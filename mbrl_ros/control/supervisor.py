@@ -92,7 +92,7 @@ class Supervisor:
         command : array, shape (A,)
             What was sent.
         decision : Decision or None
-            This tick's own plan, if it came in time.
+            Newest plan that came in during this tick, its own or a late one.
 
         """
         self._sent.append(command)
@@ -108,9 +108,13 @@ class Supervisor:
             self._check.observe(state, self._sent[0], self._goal, self._weights,
                                 is_consecutive=is_consecutive)
         if decision is not None:
-            promise = self._check.promise(self._weights, decision.prediction.terms)
-            self._check.planned(promise, decision.inputs.horizon)
-            self._gauge.planned(decision.prediction.states)
+            found, steps = decision.prediction, decision.inputs.horizon
+            if decision.tick == index and (found.lengths is None
+                                           or (found.lengths >= steps).all()):
+                # A late plan is not followed from its start; of one whose particles end, the
+                # terms are of fewer steps than the robot is charged for.
+                self._check.planned(self._check.promise(self._weights, found.terms), steps)
+            self._gauge.planned(found.states[:steps], found.lengths)
         self.num_blind = 0 if is_consecutive else self.num_blind + 1
         if state is not None:
             self._fresh_index, self._stamp_ns = index, stamp_ns

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from mbrl_ros.control.exploration import Signal
-from mbrl_ros.control.gate import limit_following, SafetyGate, Verdict
+from mbrl_ros.control.gate import SafetyGate, Verdict
 from mbrl_ros.control.horizon import AdaptiveHorizon
 from mbrl_ros.control.ladder import climb_down, DEFAULT_LADDER, LadderConfig, Rung
 from mbrl_ros.control.mpc import Decision, Mpc
@@ -184,6 +184,7 @@ class PlanPilot:
         # The oldest acts from this tick's observation to the next; the others are in flight.
         self._sent = deque([robot.safe_value] * (delay_steps + 1), maxlen=delay_steps + 1)
         self._plans = PlanThread()
+        self._next: tuple[Mpc, float, TrustGauge, AdaptiveHorizon | None] | None = None
         self._index = 0
 
     def tick(self, observation: Observation) -> Tick:
@@ -193,33 +194,41 @@ class PlanPilot:
         usable = state is not None and not problem
         if state is not None and usable:
             seen = self._open_loop.look(state) if self._open_loop is not None else state
-            problem = self._plan_ahead(seen, fresh=observation.fresh) \
+            problem = self._plan_ahead(seen, state, fresh=observation.fresh) \
                 if self._chunk_steps > 1 else self._plan_now(seen, fresh=observation.fresh)
         failed, last = bool(problem), self._plans.last
-        action, rung = self._climb_down(self._index, self._gate.last)
+        tick = self._act(self._index, state, problem, self._gate.last)
+        self._gate.last = tick.verdict.command
+        self._sent.append(tick.verdict.command)
+        is_covered = last is not None and self._index - last.tick < self._chunk_steps
+        missed = (usable and not failed and observation.fresh and not is_covered
+                  and self._plans.due <= self._index)
+        finished, failure = self._plans.take_news()
+        return replace(tick, missed=missed, finished=finished, failure=failure)
+
+    def _act(self, index: int, state: np.ndarray | None, problem: str,
+             before: np.ndarray) -> Tick:
+        """Return what a tick does, now or ahead, as far as is known now; nothing is sent."""
+        last = self._plans.last
+        action, rung = climb_down(self._ladder, last, index, before, self._chunk_steps)
         decision = last if action is not None else None
         if last is not None and decision is None:
-            problem = problem or f'the last plan is {self._index - last.tick} ticks old'
+            problem = problem or f'the last plan is {index - last.tick} ticks old'
         spread = decision.spread if decision is not None else 0.0
         doubt = ''
         if action is not None and self.supervisor is not None:
             restraint = self.supervisor.restraint
-            action = restraint.apply(action, self._gate.last, self._robot.safe_value)
+            action = restraint.apply(action, before, self._robot.safe_value)
             doubt = self.supervisor.doubt()
             if restraint.level == 'stop':
                 problem = problem or doubt
             elif restraint.level == 'hold':
                 rung = 'held'
-        verdict = self._gate.check(action, state, problem, spread)
+        verdict = self._gate.judge(action, state, problem, spread, before)
         if doubt and not verdict.reason:
             verdict = replace(verdict, reason=doubt)
-        self._sent.append(verdict.command)
-        is_covered = last is not None and self._index - last.tick < self._chunk_steps
-        missed = (usable and not failed and observation.fresh and not is_covered
-                  and self._plans.due <= self._index)
-        finished, failure = self._plans.take_news()
-        return Tick(self._index, verdict, decision, missed, 'safe' if verdict.safe else rung,
-                    finished, failure, bool(doubt))
+        return Tick(index, verdict, decision, missed=False, rung='safe' if verdict.safe else rung,
+                    is_restrained=bool(doubt))
 
     def _plan_now(self, state: np.ndarray, *, fresh: bool) -> str:
         """Plan for this tick; return what went wrong, if anything."""
@@ -233,33 +242,29 @@ class PlanPilot:
             problem = late or (problem if self._plans.is_running else '')
         return problem
 
-    def _plan_ahead(self, state: np.ndarray, *, fresh: bool) -> str:
+    def _plan_ahead(self, seen: np.ndarray, observed: np.ndarray, *, fresh: bool) -> str:
         """Take up the plan that is due, and begin the next; return what went wrong."""
         problem = ''
         if self._plans.is_running and self._plans.due <= self._index:
             problem = self._plans.collect(self._deadline_s)
         if not self._plans.is_running and fresh:
+            self._take_next_model()
             if self._plans.last is None and self._deadline_s is None:
-                self._begin(self._index, state, ())
+                self._begin(self._index, seen, ())
                 problem = self._plans.collect(None)
-            self._begin(self._index + self._chunk_steps, state, self._foreseen())
+            self._begin(self._index + self._chunk_steps, seen, self._foreseen(observed, problem))
         return problem
 
     def _begin(self, tick: int, state: np.ndarray, foreseen: Sequence[np.ndarray]) -> None:
         horizon = self.supervisor.horizon if self.supervisor is not None else None
         self._plans.begin(self._mpc, tick, state, [*list(self._sent)[1:], *foreseen], horizon)
 
-    def _foreseen(self) -> list[np.ndarray]:
-        """Return the k commands (A,) from now until the next plan, if nothing intervenes."""
-        last, planned = self._gate.last, []
-        for tick in range(self._index, self._index + self._chunk_steps):
-            action, _ = self._climb_down(tick, last)
-            last = self._robot.safe_value if action is None else action
-            planned.append(last)
-        return list(limit_following(self._robot, self._gate.last, np.array(planned)))
-
-    def _climb_down(self, tick: int, last: np.ndarray) -> tuple[np.ndarray | None, Rung]:
-        return climb_down(self._ladder, self._plans.last, tick, last, self._chunk_steps)
+    def _foreseen(self, state: np.ndarray, problem: str) -> list[np.ndarray]:
+        """Return the k commands (A,) until the next plan, if what intervenes now goes on."""
+        commands = [self._gate.last]
+        for index in range(self._index, self._index + self._chunk_steps):
+            commands.append(self._act(index, state, problem, commands[-1]).verdict.command)
+        return commands[1:]
 
     def review(self, observation: Observation, tick: Tick) -> None:
         """Compare what was foreseen with what was observed."""
@@ -268,11 +273,11 @@ class PlanPilot:
         if self.supervisor is None:
             return
         usable = observation.fresh and not observation.problem
-        own = tick.decision
-        if own is not None and (own.tick != tick.index or own.rollout is not self._mpc.rollout):
-            own = None  # taken up before, or made by a model that has been replaced
+        newest = tick.finished[-1] if tick.finished else None
+        if newest is not None and newest.rollout is not self._mpc.rollout:
+            newest = None  # made by a model that has been replaced
         self.supervisor.review(tick.index, observation.state if usable else None,
-                               observation.stamp_ns, tick.verdict.command, own)
+                               observation.stamp_ns, tick.verdict.command, newest)
 
     def forget(self) -> None:
         """
@@ -281,6 +286,7 @@ class PlanPilot:
         What was planned before a pause must not move the robot after it.
         """
         self._plans.forget()
+        self._next = None
         self._sent.extend([self._robot.safe_value] * len(self._sent))
         self._mpc.forget()
         self._gate.forget()
@@ -292,18 +298,26 @@ class PlanPilot:
     def replace_model(self, mpc: Mpc, max_spread: float, gauge: TrustGauge,
                       horizon: AdaptiveHorizon | None) -> bool:
         """
-        Plan with another model from the next tick on; return False while a plan still runs.
+        Plan with another model from the next plan on; return whether that is so already.
 
-        The warm start, the random numbers and the commands in flight go over to it, and a plan
-        that was made and is not due yet.
+        While a plan runs it waits for the end of that: ask again. The warm start, the random
+        numbers and the commands in flight go over to it, and a plan that was made and is not due
+        yet.
         """
-        if self._plans.is_running and not self._plans.is_done:
-            return False
+        if mpc is not self._mpc:
+            self._next = mpc, max_spread, gauge, horizon
+            if not self._plans.is_running or self._plans.is_done:
+                self._take_next_model()
+        return mpc is self._mpc
+
+    def _take_next_model(self) -> None:
+        if self._next is None:
+            return
+        mpc, self._gate.max_spread, gauge, horizon = self._next
         mpc.adopt(self._mpc)
-        self._mpc, self._gate.max_spread = mpc, max_spread
+        self._mpc, self._next = mpc, None
         if self.supervisor is not None:
             self.supervisor.replace_model(gauge, horizon)
-        return True
 
     def close(self) -> None:
         """Let the running plan finish and stop the thread."""

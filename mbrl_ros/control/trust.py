@@ -125,20 +125,35 @@ class TrustGauge:
         if k_step is not None:
             self._signals['k_step'] = k_step
 
-    def planned(self, states: np.ndarray) -> None:
+    def planned(self, states: np.ndarray, lengths: np.ndarray | None = None) -> None:
         """
-        Take the particles of the chosen plan, shape (H, K, S), from `Decision.prediction`.
+        Take the chosen plan, from `Decision.prediction`.
 
         It counts from now on, so after the command is out is early enough. One particle a member
         is looked at: their number must not change the figure; of fewer particles than members
         nothing is said. Where a particle has no member of its own, as with 'ts1', its spread is
         compared with that of particles that have.
+
+        Parameters
+        ----------
+        states : array, shape (h, K, S)
+            Its particles, after each step that counts.
+        lengths : array, shape (K,), optional
+            Steps of each particle until it ends; all by default. What comes after is not looked
+            at, and a step that fewer than two members reach says nothing.
+
         """
         share = states.shape[1] // self._dynamics.members
         if not share:
             return
         one_each = states[:self._calibration.steps, ::share, None]
-        self._signals['plan_spread'] = float(plan_spread(one_each, self._dynamics.step_std)[0])
+        if lengths is None:
+            lengths = np.full(states.shape[1], len(states))
+        spread = _spread_of_going(one_each, lengths[::share], self._dynamics.step_std)
+        if spread is None:
+            self._signals.pop('plan_spread', None)
+        else:
+            self._signals['plan_spread'] = spread
 
     def read(self) -> Trust:
         """Return the present reading."""
@@ -149,6 +164,17 @@ class TrustGauge:
         """Begin anew, as after a pause."""
         self._known = False
         self._signals.clear()
+
+
+def _spread_of_going(particles: np.ndarray, lengths: np.ndarray,
+                     step_std: np.ndarray) -> float | None:
+    """Return the spread of particles (h, E, 1, S) up to their ends (E,); None: too few go on."""
+    if (lengths >= len(particles)).all():
+        return float(plan_spread(particles, step_std)[0])
+    going = np.arange(len(particles))[:, None] < lengths
+    found = [plan_spread(states[None, on], step_std)[0]
+             for states, on in zip(particles, going, strict=True) if on.sum() > 1]
+    return float(np.sqrt(np.mean(np.square(found)))) if found else None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The thread of the controller: an observation in, a command out, then word of it."""
 
+from collections import deque
 from collections.abc import Callable
 from threading import Event, Thread
 import time
@@ -57,7 +58,7 @@ class ControlLoop:
         self._num_trips = latch.num_trips - bool(latch.reason)
         self._alive_s = time.monotonic()
         self._stop, self._thread = Event(), Thread(target=self._run, name='control', daemon=True)
-        self._next_engine: Engine | None = None
+        self._engines: deque[Engine] = deque()  # the first is offered to the pilot
 
     def start(self) -> None:
         """Start the thread."""
@@ -67,20 +68,20 @@ class ControlLoop:
         """End the thread; return whether it ended in time. The last command is the caller's."""
         self._stop.set()
         self._thread.join(timeout_s)
-        if self._next_engine is not None:
-            self._next_engine.close()
-            self._next_engine = None
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            return False
+        self._take_engine()  # the last tick may have begun to plan with it
+        while self._engines:
+            self._engines.popleft().close()
+        return True
 
     def stalled_s(self) -> float:
         """Return the time [s] since the thread last went round; 0 once it has ended."""
         return time.monotonic() - self._alive_s if self._thread.is_alive() else 0.0
 
     def replace_engine(self, engine: Engine) -> None:
-        """Plan with another engine as soon as a tick ends without a plan that still runs."""
-        waiting, self._next_engine = self._next_engine, engine
-        if waiting is not None:
-            waiting.close()
+        """Plan with another engine from the next plan on, in place of one that waits."""
+        self._engines.append(engine)
 
     def _run(self) -> None:
         try:
@@ -123,10 +124,15 @@ class ControlLoop:
             self._metronome.adapt()
 
     def _take_engine(self) -> bool:
-        engine, pilot = self._next_engine, self._pilot
-        if engine is None or not isinstance(pilot, PlanPilot) or not pilot.replace_model(
-                engine.mpc, engine.spread_limit, engine.gauge, engine.adaptive_horizon):
-            return False
-        self._next_engine = None
-        self._on_engine(engine)
-        return True
+        pilot, is_taken = self._pilot, False
+        while self._engines and isinstance(pilot, PlanPilot):
+            engine = self._engines[0]
+            if pilot.replace_model(engine.mpc, engine.spread_limit, engine.gauge,
+                                   engine.adaptive_horizon):
+                self._on_engine(self._engines.popleft())
+                is_taken = True
+            elif len(self._engines) > 1:  # a newer one waits: this thread alone may close it
+                self._engines.popleft().close()
+            else:
+                break
+        return is_taken

@@ -63,8 +63,8 @@ class ModelReload:
         if not problem and not self._is_cancelled:
             self._hand_over(engine)
             if not self._wake.wait(SWAP_TIMEOUT_S):
-                return False, (f'no tick ended without a plan that still ran, for '
-                               f'{SWAP_TIMEOUT_S:g} s; the next that does takes the model over')
+                return False, (f'no plan ended for {SWAP_TIMEOUT_S:g} s; the next plan after that '
+                               'one takes the model over')
         if self._is_swapped:
             return True, f'model {engine.rollout.model_hash}'
         engine.close()

@@ -116,7 +116,8 @@ def optimise(planner: Planner, state: Any, noise: Noise,
     evaluate : callable
         Candidates (P, H, A) to what the planner asks for.
     proposals : array, shape (M, H, A), optional
-        Candidates from elsewhere, such as a policy, inside the limits: they join every sample.
+        Candidates from elsewhere, such as a policy, inside the limits: they join the first
+        sample. In every one they would be elites again and again, and nothing else would.
 
     Raises
     ------
@@ -125,9 +126,9 @@ def optimise(planner: Planner, state: Any, noise: Noise,
 
     """
     candidates = rejected = 0
-    for _ in range(planner.num_iterations):
+    for iteration in range(planner.num_iterations):
         actions = planner.sample(state, noise)
-        if proposals is not None:
+        if proposals is not None and iteration == 0:
             actions = np.concatenate([actions, proposals])
         answer = evaluate(actions)
         candidates += len(actions)

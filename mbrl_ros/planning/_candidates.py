@@ -1,4 +1,4 @@
-"""What sampling planners share: where a search starts, its limits, ranking, refit, warm start."""
+"""What sampling planners share: where a search starts, its limits, ranking, fit, warm start."""
 
 from typing import Any
 
@@ -58,27 +58,18 @@ def rank(cost: Array, num_elites: int = 1) -> Array:
     return xp.argsort(xp.where(usable, cost, xp.inf), stable=True)[:finite]
 
 
-def refit(mean: Array, std: Array, elites: Array, smoothing: float) -> tuple[Array, Array]:
-    """
-    Return mean and std, each of shape (H, A), of the elites (N, H, A), mixed with the old ones.
-
-    Parameters
-    ----------
-    mean, std : array, shape (H, A)
-        Old ones.
-    elites : array, shape (N, H, A)
-        Cheapest candidates.
-    smoothing : float
-        Share of the old ones.
-
-    """
+def fit(elites: Array) -> tuple[Array, Array]:
+    """Return mean and variance, each of shape (H, A), of the elites (N, H, A)."""
     xp = elites.__array_namespace__()
-    # Not mean and std, which take twice as long on small arrays.
-    new_mean = xp.sum(elites, axis=0) / elites.shape[0]
-    apart = elites - new_mean
-    new_std = xp.sqrt(xp.sum(apart * apart, axis=0) / elites.shape[0])
-    return (smoothing * mean + (1.0 - smoothing) * new_mean,
-            smoothing * std + (1.0 - smoothing) * new_std)
+    # Not mean and var, which take twice as long on small arrays.
+    mean = xp.sum(elites, axis=0) / elites.shape[0]
+    apart = elites - mean
+    return mean, xp.sum(apart * apart, axis=0) / elites.shape[0]
+
+
+def mix(old: Array, new: Array, smoothing: float) -> Array:
+    """Return old and new, `smoothing` the share of the old."""
+    return smoothing * old + (1.0 - smoothing) * new
 
 
 def advance(sequences: Array, steps: int, tail: Array) -> Array:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from mbrl_ros.core.yaml_file import Strict
 from mbrl_ros.planning import ActionSpace, Noise
-from mbrl_ros.planning._candidates import advance, clip, middle, rank, refit
+from mbrl_ros.planning._candidates import advance, clip, fit, middle, mix, rank
 from mbrl_ros.planning._noise import ColoredNoise, TruncatedNoise
 
 Array = Any
@@ -26,7 +26,7 @@ class Config(Strict):
     num_elites: int = Field(40, ge=1, le=10000, description='Candidates the Gaussian is fitted to')
     iterations: int = Field(5, ge=1, le=50, description='Refits a plan')
     smoothing: float = Field(0.1, ge=0.0, le=0.99,
-                             description='Share of the old mean and std kept at a refit')
+                             description='Share of the old mean and variance kept at a refit')
     noise_exponent: float = Field(0.0, ge=0.0, le=4.0,
                                   description='Noise power goes as f^-exponent; 0 is white')
     keep_elites: int = Field(0, ge=0, le=1000,
@@ -147,8 +147,10 @@ class Planner:
         xp = actions.__array_namespace__()
         num_elites = self.config.num_elites
         elites = xp.take(actions, rank(cost, num_elites)[:num_elites], axis=0)
-        mean, std = refit(state.mean, state.std, elites, self.config.smoothing)
-        return State(mean, std, elites[:self.config.keep_elites], elites[0])
+        mean, variance = fit(elites)
+        variance = mix(state.std * state.std, variance, self.config.smoothing)
+        return State(mix(state.mean, mean, self.config.smoothing), xp.sqrt(variance),
+                     elites[:self.config.keep_elites], elites[0])
 
     def is_settled(self, state: State) -> bool:
         """Return whether the Gaussian is narrower than `stop_std` everywhere."""

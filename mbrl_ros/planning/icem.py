@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from mbrl_ros.core.yaml_file import Strict
 from mbrl_ros.planning import ActionSpace, Noise
-from mbrl_ros.planning._candidates import advance, clip, middle, rank, refit
+from mbrl_ros.planning._candidates import advance, clip, fit, middle, mix, rank
 from mbrl_ros.planning._noise import ColoredNoise
 
 Array = Any
@@ -136,8 +136,11 @@ class Planner:
         xp = actions.__array_namespace__()
         num_elites = self.config.num_elites
         elites = xp.take(actions, rank(cost, num_elites)[:num_elites], axis=0)
-        mean, std = refit(state.mean, state.std, elites, self.config.smoothing)
-        return State(mean, std, elites[:self._num_kept], xp.asarray(0), elites[0],
+        mean, variance = fit(elites)
+        # As its authors do it: the std is smoothed, where PETS smooths the variance.
+        return State(mix(state.mean, mean, self.config.smoothing),
+                     mix(state.std, xp.sqrt(variance), self.config.smoothing),
+                     elites[:self._num_kept], xp.asarray(0), elites[0],
                      xp.asarray((int(state.iteration) + 1) % self.num_iterations))
 
     def is_settled(self, state: State) -> bool:

@@ -28,9 +28,9 @@ class Config(Strict):
     temperature: float = Field(0.1, gt=0.0, le=1e9,
                                description='How much dearer a candidate is for a weight e times '
                                            'smaller, in units of temperature_unit')
-    temperature_unit: Literal['spread', 'cost'] = Field(
-        'spread', description='spread: how much dearer the median candidate is than the cheapest; '
-                              'cost: the unit of the cost, as published')
+    temperature_unit: Literal['median_gap', 'cost'] = Field(
+        'median_gap', description='median_gap: how much dearer the median candidate is than the '
+                                  'cheapest; cost: the unit of the cost, as published')
     action_cost: float = Field(0.0, ge=0.0, le=1.0,
                                description='Weight of the published cost of actions, temperature '
                                            "x mean' std^-2 deviation; for white noise only")
@@ -122,9 +122,9 @@ class Planner:
         """Return the temperature, in units of the cost."""
         if self.config.temperature_unit == 'cost':
             return self.config.temperature
-        # The median, because a few candidates that all but diverged would be the spread of a std.
-        spread = float(cost[order[order.shape[0] // 2]] - cost[order[0]])
-        return max(self.config.temperature * spread, SMALLEST)
+        # The median: a std would be that of the few candidates which all but diverged.
+        gap = float(cost[order[order.shape[0] // 2]] - cost[order[0]])
+        return max(self.config.temperature * gap, SMALLEST)
 
     def is_settled(self, state: State) -> bool:
         """Return False: every update is made."""

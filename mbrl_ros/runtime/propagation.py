@@ -66,7 +66,7 @@ class Propagation:
     loop: bool
 
     def __post_init__(self) -> None:
-        if self._is_sampled and self.config.particles % self.members:
+        if self.config.is_sampled and self.config.particles % self.members:
             raise SpecError(f'particles: {self.config.particles} cannot be shared out among '
                             f'{self.members} members; allowed: multiples of {self.members}.')
 
@@ -91,17 +91,14 @@ class Propagation:
 
         """
         start = op.unsqueeze(op.add(inputs['state'], zero), ints(0))  # (1, P, S)
-        foresee = self._one_member if self._is_sampled and self.unit is None else self._all_members
+        foresee = self._one_member if self.config.is_sampled and self.unit is None \
+            else self._all_members
         found = foresee(inputs, start, by_step, zero)
         particles = self.config.num_particles
         shapes = [(particles, -1, self.num_state), *[(particles, -1)] * (len(found) - 1)]
         names = ['states', *(() if self.unit is None else ('disagreement',)), *self.heads]
         return {name: op.reshape(value, ints(self.horizon, *shape))
                 for name, value, shape in zip(names, found, shapes, strict=True)}
-
-    @property
-    def _is_sampled(self) -> bool:
-        return self.config.propagation in ('ts_infinity', 'ts1')
 
     def _one_member(self, inputs: Mapping[str, Var], start: Var, by_step: Var,
                     zero: Var) -> list[Var]:
@@ -163,7 +160,7 @@ class Propagation:
             middle = op.reduce_mean(mean, ints(0), keepdims=1)
             apart = op.sub(mean, middle)
             further = [] if self.unit is None else [self._disagreement(apart)]
-            if self._is_sampled:
+            if self.config.is_sampled:
                 own = op.reshape(self._own(mean, size), ints(particles, -1, size))
                 after = op.add(own, op.mul(op.reshape(self._own(std, size),
                                                       ints(particles, -1, size)),

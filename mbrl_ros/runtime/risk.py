@@ -37,7 +37,7 @@ def cvar(costs: Var, config: RolloutConfig) -> Var:
     return op.reduce_mean(highest, ints(0), keepdims=0)
 
 
-def spread(costs: Var, config: RolloutConfig) -> Var:
+def mean_std(costs: Var, config: RolloutConfig) -> Var:
     """Return the mean plus `risk_weight` times the (population) std over the particles."""
     middle = op.reduce_mean(costs, ints(0), keepdims=1)
     apart = op.sub(costs, middle)
@@ -46,4 +46,4 @@ def spread(costs: Var, config: RolloutConfig) -> Var:
 
 
 RISKS: dict[Risk, Callable[[Var, RolloutConfig], Var]] = {
-    'mean': mean, 'worst': worst, 'cvar': cvar, 'spread': spread}
+    'mean': mean, 'worst': worst, 'cvar': cvar, 'mean_std': mean_std}

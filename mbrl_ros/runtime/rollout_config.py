@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from mbrl_ros.core.yaml_file import Strict
 
 Propagation = Literal['ts_infinity', 'ts1', 'mean', 'distribution_sampling', 'moment_matching']
-Risk = Literal['mean', 'worst', 'cvar', 'spread']
+Risk = Literal['mean', 'worst', 'cvar', 'mean_std']
 
 
 class RolloutConfig(Strict):
@@ -28,10 +28,11 @@ class RolloutConfig(Strict):
                                    'distribution_sampling, moment_matching)')
     risk: Risk = Field('mean', description='What the costs of the particles come to: their mean, '
                                            'the worst, the mean of the worst share (cvar), mean '
-                                           'plus weighted std (spread)')
+                                           'plus weighted std (mean_std)')
     risk_level: float = Field(0.2, gt=0.0, le=1.0,
                               description='Share of the particles that cvar looks at')
-    risk_weight: float = Field(1.0, ge=0.0, le=1000.0, description='Weight of the std in spread')
+    risk_weight: float = Field(1.0, ge=0.0, le=1000.0,
+                               description='Weight of the std in mean_std')
     disagreement_weight: float = Field(
         0.0, ge=0.0, description='Cost of a step per unit of disagreement; 0: none')
     max_disagreement: float = Field(
@@ -50,7 +51,7 @@ class RolloutConfig(Strict):
     value: str = Field('', description='Path of a value.onnx, the cost-to-go that is added at the '
                                        'end of the horizon; empty: none')
     policy: str = Field('', description='Path of a policy.onnx, whose rollouts join the '
-                                        'candidates; empty: none')
+                                        'first candidates of a plan; empty: none')
 
     @model_validator(mode='after')
     def _check_doubt(self) -> 'RolloutConfig':
@@ -66,9 +67,19 @@ class RolloutConfig(Strict):
         return 1 if self.propagation == 'mean' else self.particles
 
     @property
+    def is_sampled(self) -> bool:
+        """Whether each particle goes on by one member: trajectory sampling."""
+        return self.propagation in ('ts_infinity', 'ts1')
+
+    @property
     def has_doubt(self) -> bool:
         """Whether the disagreement of the members has a price or a limit."""
         return self.disagreement_weight > 0.0 or self.max_disagreement > 0.0
+
+    def evaluations(self, members: int) -> int:
+        """Return the network evaluations of a candidate's step, of an ensemble of so many."""
+        share = 1 if self.is_sampled and not self.has_doubt else members
+        return self.num_particles * share
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

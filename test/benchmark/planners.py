@@ -4,11 +4,13 @@ Planners side by side at counted evaluations, with MuJoCo itself as the model.
     python test/benchmark/planners.py reach --json test/benchmark/results/planners_reach.json
     python test/benchmark/planners.py run --json test/benchmark/results/planners_run.json
 
-`reach`: iCEM with 100 rollouts a plan against CEM with 1,000, as PETS has it, on the arm. `run`:
-CEM against random shooting with equal rollouts, on the half-cheetah. The first planner is claimed
-to return no less than the second, else the exit status is 1. A third is shown beside them: CEM
-with 1,000 rollouts and a narrow start tuned for the arm, which iCEM with a tenth of the rollouts
-does not reach.
+`reach`: iCEM with 100 rollouts a plan returns at least what CEM with 1,000 does, at the settings
+of PETS, on the arm. `run`: CEM returns more than random shooting with equal rollouts, on the
+half-cheetah. Where that does not hold the exit status is 1.
+
+iCEM's start is tuned for the arm, that of PETS is not. CEM with 1,000 rollouts and a start tuned
+likewise is NOT beaten: it costs 3 to 9 % less than iCEM with a tenth of the rollouts. It has a
+row, and a verdict, of its own.
 
 Same horizon and same seeds, so the same starts and goals. No model is learned: the planner alone
 is seen.
@@ -16,6 +18,7 @@ is seen.
 
 from concurrent.futures import ProcessPoolExecutor
 import json
+import operator
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,10 +41,16 @@ CEM_500 = {'population': 100, 'num_elites': 10, 'stop_std': 0.0}
 CONTESTS: dict[str, tuple[str, str, int, list[tuple[str, str, dict[str, Any]]]]] = {
     'reach': ('arm', 'arm_reach', 150, [
         ('iCEM', 'icem_fine', {}), ('CEM, as PETS', 'pets', CEM_1000),
-        ('CEM, narrow', 'pets', CEM_1000 | {'initial_std': 0.03})]),
+        ('CEM, tuned start', 'pets', CEM_1000 | {'initial_std': 0.03})]),
     'run': ('half_cheetah', 'half_cheetah_run', 200, [
         ('CEM', 'pets', CEM_500), ('random shooting', 'random_shooting', {'population': 500})]),
 }
+# What is claimed of the first planner's mean return: key in the JSON, comparison, with whom.
+CLAIMS = {
+    'reach': [('holds', '>=', 1), ('holds_against_tuned_cem', '>=', 2)],
+    'run': [('holds', '>', 1)],
+}
+COMPARE = {'>=': operator.ge, '>': operator.gt}
 
 
 def configured(planner: str, changes: dict[str, Any]) -> PlanningConfig:
@@ -87,10 +96,16 @@ def main(contest: Annotated[str, typer.Argument(help=f'One of: {", ".join(CONTES
              'evaluations_per_plan': evaluations(contest, number), 'returns': returns[number],
              'mean_return': float(np.mean(returns[number]))}
             for number, (name, yaml_name, changes) in enumerate(planners)]
-    holds = bool(rows[0]['mean_return'] >= rows[1]['mean_return'])
+    verdicts, told = {}, []
+    first = rows[0]['mean_return']
+    for key, sign, number in CLAIMS[contest]:
+        other = rows[number]['mean_return']
+        verdicts[key] = bool(COMPARE[sign](first, other))
+        told.append(f'{planners[0][0]} {sign} {planners[number][0]}: '
+                    f'{"holds" if verdicts[key] else "does NOT hold"} '
+                    f'({100 * (first - other) / abs(other):+.0f} %)')
     table = Table('planner', 'rollouts a plan', 'mean return', 'returns',
-                  caption=f'{task}, {steps} steps, {seeds} seeds; {planners[0][0]} >= '
-                          f'{planners[1][0]}: {"holds" if holds else "does not hold"}')
+                  caption='\n'.join([f'{task}, {steps} steps, {seeds} seeds', *told]))
     for row in rows:
         table.add_row(row['planner'], str(row['evaluations_per_plan']),
                       f'{row["mean_return"]:.2f}',
@@ -100,8 +115,8 @@ def main(contest: Annotated[str, typer.Argument(help=f'One of: {", ".join(CONTES
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(
             {'machine': describe_machine(), 'robot': robot, 'task': task, 'steps': steps,
-             'seeds': seeds, 'rows': rows, 'holds': holds}, indent=2) + '\n')
-    raise typer.Exit(not holds)
+             'seeds': seeds, 'rows': rows, **verdicts}, indent=2) + '\n')
+    raise typer.Exit(not verdicts['holds'])
 
 
 if __name__ == '__main__':

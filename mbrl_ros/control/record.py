@@ -29,6 +29,7 @@ from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.core.yaml_file import describe, Strict
 from mbrl_ros.planning import config_class
+from mbrl_ros.runtime import companions
 from mbrl_ros.runtime.ort import versions
 from mbrl_ros.runtime.rollout_config import RolloutConfig
 
@@ -57,6 +58,7 @@ class Setup(Strict):
     planner: str
     planner_config: dict[str, Any]
     rollout: RolloutConfig
+    companions: dict[str, str] = Field(description='SHA-256 of value and policy files, by path')
     provider: str
     precision: str
     num_tiles: int
@@ -75,7 +77,10 @@ class Setup(Strict):
         return cls(
             model=str(rollout.model_path.resolve()), model_hash=rollout.model_hash,
             planner=config.planner, planner_config=config.source_config.model_dump(mode='json'),
-            rollout=config.rollout, provider=rollout.provider, precision=rollout.precision,
+            rollout=config.rollout, companions={
+                path: companions.digest(path)
+                for path in (config.rollout.value, config.rollout.policy) if path},
+            provider=rollout.provider, precision=rollout.precision,
             num_tiles=rollout.num_tiles, delay_steps=config.delay_steps,
             deadline_s=config.deadline_s, max_spread=config.max_spread, seed=config.seed,
             tools=tools(), robot=robot, task=task)

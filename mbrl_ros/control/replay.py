@@ -13,6 +13,7 @@ from mbrl_ros.control.mpc import Decision
 from mbrl_ros.control.record import Outcome, Record, Setup, tools
 from mbrl_ros.core.errors import ModelError
 from mbrl_ros.core.paths import share_dir
+from mbrl_ros.runtime import companions
 
 # Of an action's range: how far a plan of another provider may be from the CPU's. Costs are only
 # ranked: coarser numbers change nothing until two candidates swap places, then a whole elite
@@ -102,9 +103,14 @@ def open_engine(setup: Setup, model: Path) -> Engine:
     Raises
     ------
     ModelError
-        If the model does not fit the robot.
+        If the model does not fit the robot, or a value.onnx or policy.onnx is not what it was.
 
     """
+    for path, digest in setup.companions.items():
+        found = companions.digest(path)
+        if found != digest:
+            raise ModelError(f'{path}: hash {found[:16]}; the decision was made with '
+                             f'{digest[:16]}. Put that file back')
     return build_engine(setup.robot, setup.task, setup.config(model), setup.num_tiles)
 
 

@@ -7,6 +7,7 @@ Networks of the user's own beside a model: a value at the end of the horizon, a 
 All float32, N free. Both are refused unless they keep to that.
 """
 
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,11 @@ def read(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ModelError(f'{path}: {error.strerror}. Name an existing file, or none.') from error
+
+
+def digest(path: str) -> str:
+    """Return the SHA-256 of a file; ModelError if it cannot be read."""
+    return sha256(read(path)).hexdigest()
 
 
 def _load(path: str, robot: RobotSpec, task: TaskSpec, outputs: Shapes) -> onnx.ModelProto:

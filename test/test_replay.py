@@ -153,7 +153,7 @@ def test_a_value_that_is_not_what_it_was_is_refused_by_name(models, tmp_path):
     setup = Setup.of(SPEC, TASK, config, rollout)
     value.write_bytes(b'another')
     # SHA-256 of the two, by sha256sum.
-    with pytest.raises(ModelError, match=r'value\.onnx: hash ae448ac86c4e8.* with 7692c3ad3540bb80'):
+    with pytest.raises(ModelError, match=r'value\.onnx: hash ae448ac86c.* with 7692c3ad3540'):
         open_engine(setup, models[0])
 
 

@@ -105,7 +105,7 @@ def test_the_topic_stops_and_false_on_it_releases_nothing(
     answer()
     button = robot.create_publisher(Bool, 'emergency_stop', BUTTONS[offers])
     assert eventually(lambda: button.get_subscription_count() == heard_by)
-    time.sleep(0.1)  # the other side has matched too
+    time.sleep(0.5)  # the other side has matched too
     button.publish(Bool(data=False))
     assert answer()[0] != SAFE
     count = len(robot.sent)

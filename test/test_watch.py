@@ -52,7 +52,7 @@ def heard(robot, eventually):
         messages = []
         robot.create_subscription(kind, f'mpc_controller/{topic}', messages.append, qos)
         assert eventually(lambda: robot.count_publishers(f'/mpc_controller/{topic}') == 1)
-        time.sleep(0.1)  # the other side has matched too
+        time.sleep(0.5)  # the other side has matched too
         return messages
     return subscribe
 

@@ -16,9 +16,10 @@ import pytest
 from mbrl_ros.control.build import PilotConfig
 from mbrl_ros.control.gate import Verdict
 from mbrl_ros.control.mpc import Decision, Inputs
-from mbrl_ros.control.record import DecisionRecorder, decode, tools
+from mbrl_ros.control.record import DecisionRecorder, decode, Setup, tools
+from mbrl_ros.control.replay import open_engine
 from mbrl_ros.control.tick import Tick
-from mbrl_ros.core.errors import BagError, SpecError
+from mbrl_ros.core.errors import BagError, ModelError, SpecError
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.core.task import load_task
 from mbrl_ros.planning import (
@@ -242,3 +243,15 @@ def test_what_cannot_be_read_is_refused(text, error, problem):
 def test_a_record_cut_short_is_refused():
     with pytest.raises(BagError, match='no record of a decision'):
         decode(told(decision_of())[:-10])
+
+
+def test_a_value_that_is_not_what_it_was_is_refused_by_name(tmp_path):
+    value = tmp_path / 'value.onnx'
+    value.write_bytes(b'one')
+    robot = load_robot('cartpole')
+    setup = Setup.of(robot, load_task('cartpole_swingup', robot),
+                     config_of(rollout=RolloutConfig(value=str(value))), rollout_of())
+    value.write_bytes(b'another')
+    # SHA-256 of the two, by sha256sum.
+    with pytest.raises(ModelError, match=r'value\.onnx: hash ae448ac86c.* with 7692c3ad3540'):
+        open_engine(setup, Path('dynamics.onnx'))

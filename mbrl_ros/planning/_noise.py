@@ -25,16 +25,9 @@ class UniformNoise:
         return self._generator.random((count, *self._shape))
 
 
-class TruncatedNoise:
+class TruncatedNoise(UniformNoise):
     """
     White noise from a standard normal cut at +-2, of variance 0.774.
-
-    Parameters
-    ----------
-    generator : numpy Generator
-        Seeded by the caller.
-    horizon, size : int
-        H and A.
 
     Notes
     -----
@@ -42,13 +35,10 @@ class TruncatedNoise:
 
     """
 
-    def __init__(self, generator: np.random.Generator, horizon: int, size: int) -> None:
-        self._generator, self._shape = generator, (horizon, size)
-
     def draw(self, count: int) -> np.ndarray:
         """Return `count` sequences, shape (count, H, A)."""
-        uniform = self._generator.uniform(ndtr(-2.0), ndtr(2.0), (count, *self._shape))
-        return ndtri(uniform)
+        low, high = ndtr(-2.0), ndtr(2.0)
+        return ndtri(low + (high - low) * super().draw(count))
 
 
 class ColoredNoise:

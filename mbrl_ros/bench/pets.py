@@ -1,7 +1,7 @@
 """`bench pets`: PETS's loop on one of its tasks, several runs at once, and what the gates say."""
 
 from collections.abc import Sequence
-from concurrent.futures import as_completed, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 import json
 import os
 from pathlib import Path
@@ -180,8 +180,9 @@ def _run_all(settings: Sequence[Settings], trials: int, folders: Sequence[Path],
 
 
 def _raise_first(futures: Sequence[Future[None]]) -> None:
-    for future in as_completed([future for future in futures if future.done()]):
-        future.result()
+    for future in futures:
+        if future.done():
+            future.result()
 
 
 def _run_process(settings: Settings, trials: int, folder: Path, core: int,

@@ -305,16 +305,18 @@ def test_float16_bears_fields_of_any_size(robot, task):
     np.testing.assert_allclose(half[1], plain[1], rtol=1e-3)
 
 
-def test_calibration_takes_the_fastest_tiles(robot, task):
+def test_calibration_takes_the_fewest_tiles_that_are_fast(robot, task):
     model = small_model(robot)
     rollout = Rollout(model, robot, task, rolls(4), threads=2)
     state, actions = problem(robot, 64, 0)
     draw = rollout.draw(np.random.default_rng(0))
     before = rollout.costs(state, actions, draw)
     times = rollout.calibrate(state, actions, draw)
-    # Two threads: 2, 4 and 8 tiles of 32, 16 and 8 candidates.
-    assert list(times) == [2, 4, 8]
-    assert rollout.num_tiles == min(times, key=times.get)
+    # 1, 2, 4 and 8 tiles of 64, 32, 16 and 8 candidates.
+    assert list(times) == [1, 2, 4, 8]
+    slow = [count for count, spent_s in times.items() if spent_s > 1.1 * min(times.values())]
+    assert rollout.num_tiles not in slow
+    assert all(count in slow for count in times if count < rollout.num_tiles)
     np.testing.assert_allclose(rollout.costs(state, actions, draw), before, rtol=1e-5, atol=1e-6)
     rollout.close()
 

@@ -11,8 +11,11 @@ OUT_OF_STEP = 0.25
 GAIN = 1.0 / 16.0
 # After a silence of this many periods the rhythm begins anew.
 LONGEST_SILENCE = 200
-# A command is held until this share of all commands would be ready.
-READY_SHARE = 0.97
+# A command is held until this share of all commands would be ready: each of the others makes two
+# distances wrong, so that a 99th percentile of those is far down in what is left.
+READY_SHARE = 0.985
+# What follows a command is over before the next observation comes, this share of all times.
+REST_SHARE = 0.9
 # Commands that are remembered, and after how many the hold is set anew. So many that a second in
 # which all is slow does not delay the commands of the next.
 NUM_REMEMBERED, NUM_BETWEEN = 1000, 20
@@ -24,7 +27,9 @@ class Metronome:
 
     It follows the rhythm of the observations' arrivals, smoothed, and measures how long after its
     own arrival each command is ready. The hold is what most of them need; the others leave late,
-    as soon as they are ready. All times are steady times [s].
+    as soon as they are ready. It is cut where it would make the next tick begin late: on a machine
+    that is too slow, that lateness would make the next hold longer, and so on. All times are
+    steady times [s].
 
     Parameters
     ----------
@@ -39,6 +44,7 @@ class Metronome:
         self._period_s, self._longest_s = period_s, longest_s
         self._beat_s, self._num_left = -math.inf, 0
         self._ready_s: deque[float] = deque(maxlen=NUM_REMEMBERED)
+        self._rest_s: deque[float] = deque(maxlen=NUM_REMEMBERED)
         self.hold_s = 0.0
 
     def arrive(self, arrived_s: float) -> None:
@@ -67,9 +73,19 @@ class Metronome:
         self._ready_s.append(now_s - arrived_s)
         return max(now_s, min(self._beat_s + self.hold_s, arrived_s + self._longest_s))
 
-    def adapt(self) -> None:
-        """Set the hold anew every so many commands; takes a quarter of a millisecond then."""
+    def adapt(self, rest_s: float) -> None:
+        """
+        Set the hold anew every so many commands; takes a quarter of a millisecond then.
+
+        Parameters
+        ----------
+        rest_s : float
+            How long what followed the command took.
+
+        """
+        self._rest_s.append(rest_s)
         self._num_left += 1
         if self._num_left >= NUM_BETWEEN:
             self._num_left = 0
-            self.hold_s = float(np.quantile(self._ready_s, READY_SHARE))
+            free_s = self._period_s - np.quantile(self._rest_s, REST_SHARE)
+            self.hold_s = float(min(np.quantile(self._ready_s, READY_SHARE), max(0.0, free_s)))

@@ -117,11 +117,12 @@ class ControlLoop:
             if hold_s > 0.0:  # a sleep of no length takes its time, too
                 time.sleep(hold_s)
         self._outlet.send(tick.verdict.command, observation.stamp_ns, tick.following, num_trips)
+        sent_s = time.monotonic()
         # The command is on its way; from here on nobody waits.
         self._pilot.review(observation, tick)
         self._on_tick(tick, observation.stamp_ns)
         if self._metronome is not None:
-            self._metronome.adapt()
+            self._metronome.adapt(time.monotonic() - sent_s)
 
     def _take_engine(self) -> bool:
         pilot, is_taken = self._pilot, False

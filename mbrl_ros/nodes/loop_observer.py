@@ -10,18 +10,17 @@ from collections.abc import Sequence
 import json
 from pathlib import Path
 import sys
-from threading import Thread
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.nodes.messages import message_class
+from mbrl_ros.nodes.receiver import Apart, Receiver
 
 OBSERVING_QOS = QoSProfile(depth=10_000)
 TICK_TOPIC = 'mpc_controller/tick'
@@ -47,10 +46,18 @@ class LoopObserver:
         self._commands_ns: list[int] = []
         self._ticks: list[tuple[int, bytes]] = []
         topic, kind = list(load_robot(robot).action_topics().items())[-1]
-        self.node.create_subscription(message_class(kind), topic, self._on_command,
-                                      OBSERVING_QOS, raw=True)
-        self.node.create_subscription(DiagnosticStatus, TICK_TOPIC, self._on_tick,
-                                      OBSERVING_QOS, raw=True)
+        apart = Apart()
+        self._receiver = Receiver(self.node, [
+            self.node.create_subscription(kind, topic, callback, OBSERVING_QOS, raw=True,
+                                          callback_group=apart)
+            for kind, topic, callback in (
+                (message_class(kind), topic, self._on_command),
+                (DiagnosticStatus, TICK_TOPIC, self._on_tick))], sys.stderr.write)
+
+    def close(self) -> None:
+        """Observe no more."""
+        self._receiver.close()
+        self.node.destroy_node()
 
     def write(self, path: Path) -> None:
         """Write `commands_ns`, and `ticks`: the values of each and `sent_ns`."""
@@ -75,16 +82,10 @@ def main(arguments: Sequence[str] = tuple(sys.argv[1:])) -> None:
     robot, output = arguments
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     observer = LoopObserver(robot)
-    executor = SingleThreadedExecutor()
-    executor.add_node(observer.node)
-    closed = Thread(target=sys.stdin.read, name='stdin', daemon=True)
-    closed.start()
     print('observing', flush=True)
-    while closed.is_alive():
-        executor.spin_once(timeout_sec=0.2)
-    executor.shutdown()
+    sys.stdin.read()
+    observer.close()
     observer.write(Path(output))
-    observer.node.destroy_node()
     rclpy.shutdown()
 
 

@@ -4,7 +4,6 @@ from contextlib import ExitStack
 from functools import partial
 import math
 from pathlib import Path
-import time
 from typing import Any
 
 import numpy as np
@@ -43,11 +42,11 @@ from mbrl_ros.nodes.messages import LATCHED_QOS, message_class, RELIABLE_QOS, SE
 from mbrl_ros.nodes.model_reload import ModelReload
 from mbrl_ros.nodes.qos import subscribe
 from mbrl_ros.nodes.realtime import RealTimeParams
+from mbrl_ros.nodes.receiver import Apart, Receiver
 from mbrl_ros.planning import asked_by, config_class, load_planning
 from mbrl_ros.runtime.precompile import precompile
 from mbrl_ros.runtime.rollout_config import RolloutConfig
 
-YIELD_S = 1e-4
 WATCH_PERIOD_S = 0.1
 # Longer than any round of the control loop, whose plans have a deadline, may take.
 LOOP_TIMEOUT_S = 0.5
@@ -114,12 +113,6 @@ class MpcController(ManagedNode):
         for line in self._built.notes:
             self.get_logger().info(line)
         self._inbox = ObservationInbox(robot, lockstep=p.lockstep)
-        qos = RELIABLE_QOS if p.lockstep else SENSOR_QOS
-        for topic, kind in robot.observation_topics().items():
-            reader = FieldReader([f for f in robot.observation if f.topic == topic],
-                                 robot.stale_after_s[topic])
-            made.callback(self.destroy_subscription, subscribe(
-                self, kind, topic, partial(self._observe, topic, reader), qos))
         self._goal = GoalTopics(self, self._task, self._take_goal)
         made.callback(self._goal.close)
         self._outlet = CommandOutlet(self, robot, self._latch)
@@ -135,6 +128,18 @@ class MpcController(ManagedNode):
             WATCH_PERIOD_S, self._watch_loop, clock=Clock(clock_type=ClockType.STEADY_TIME)))
         diagnostics = Diagnostics(self, robot.name, self._reports.concerns())
         made.callback(lambda: diagnostics.close(self.ending))
+        self._hear(made)
+
+    def _hear(self, made: ExitStack) -> None:
+        qos, apart = RELIABLE_QOS if self.params.lockstep else SENSOR_QOS, Apart()
+        subscriptions = []
+        for topic, kind in self._robot.observation_topics().items():
+            reader = FieldReader([f for f in self._robot.observation if f.topic == topic],
+                                 self._robot.stale_after_s[topic])
+            subscriptions.append(subscribe(self, kind, topic,
+                                           partial(self._observe, topic, reader), qos, apart))
+            made.callback(self.destroy_subscription, subscriptions[-1])
+        made.callback(Receiver(self, subscriptions, self._note_crash).close)
 
     def activate(self) -> None:
         """Start the control loop with empty slots, and without what was planned before."""
@@ -238,9 +243,9 @@ class MpcController(ManagedNode):
                 if self.has_parameter(prefix + field):
                     self.undeclare_parameter(prefix + field)
 
-    # Callbacks, in the executor's thread.
+    # What the receiver calls, in its thread.
 
-    def _observe(self, topic: str, reader: FieldReader, message: Any) -> None:
+    def _observe(self, topic: str, reader: FieldReader, message: Any, _info: Any) -> None:
         now = self.get_clock().now().nanoseconds
         stamp = stamp_ns(message, now)
         try:
@@ -250,9 +255,8 @@ class MpcController(ManagedNode):
             self._inbox.refuse(topic, str(error), stamp)
             return
         self._inbox.put(topic, values, stamp, (now - stamp) * 1e-9)
-        if not self.params.lockstep:
-            # The control loop gets the interpreter now, not when this thread next waits.
-            time.sleep(YIELD_S)
+
+    # Callbacks, in the executor's thread.
 
     def _take_goal(self, goal: np.ndarray) -> None:
         if self._engine is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from rclpy.callback_groups import CallbackGroup
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -17,7 +18,7 @@ _POLICIES = (QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY, QoSPolicyKind.HISTOR
 
 
 def subscribe(node: Node, type_name: str, topic: str, callback: Callable[[Any], None],
-              qos: QoSProfile) -> Subscription:
+              qos: QoSProfile, group: CallbackGroup | None = None) -> Subscription:
     """
     Subscribe to a topic of the robot.
 
@@ -31,13 +32,16 @@ def subscribe(node: Node, type_name: str, topic: str, callback: Callable[[Any], 
         Takes each message.
     qos : QoSProfile
         Unless overridden.
+    group : CallbackGroup, optional
+        The node's default one by default.
 
     """
     events = SubscriptionEventCallbacks(incompatible_qos=_reporter(
         node, topic, 'subscription', 'a publisher offers less than is asked for; nothing that it '
         'sends arrives'))
     return node.create_subscription(message_class(type_name), topic, callback, _copy(qos),
-                                    event_callbacks=events, qos_overriding_options=_options())
+                                    callback_group=group, event_callbacks=events,
+                                    qos_overriding_options=_options())
 
 
 def advertise(node: Node, type_name: str, topic: str, qos: QoSProfile) -> Publisher:

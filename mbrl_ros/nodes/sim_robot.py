@@ -15,6 +15,7 @@ from mbrl_ros.core.robot import load_robot
 from mbrl_ros.nodes.diagnostics import Diagnostics, ERROR, OK, Report, WARN
 from mbrl_ros.nodes.lifecycle import ManagedNode, NodeParams, run
 from mbrl_ros.nodes.messages import fill, message_class, RELIABLE_QOS
+from mbrl_ros.nodes.receiver import Apart, Receiver
 from mbrl_ros.sim.loop import SimLoop, WARN_AFTER_S
 from mbrl_ros.sim.mujoco_robot import MujocoRobot, Readings
 
@@ -80,10 +81,13 @@ class SimRobot(ManagedNode):
             for topic, kind in self._kinds.items()}
         self._clocks = [self.create_publisher(Clock, '/clock', RELIABLE_QOS)] \
             if self._loop.is_time_simulated else []
+        apart = Apart()
         self._commands = [
             self.create_subscription(message_class(type_name), topic,
-                                     partial(self._on_command, topic), RELIABLE_QOS)
+                                     partial(self._on_command, topic), RELIABLE_QOS,
+                                     callback_group=apart)
             for topic, type_name in spec.action_topics().items()]
+        self._receiver = Receiver(self, self._commands, self.fail)
         self._world_services = [
             self.create_service(Trigger, '~/reset_world', self._on_reset_world),
             self.create_service(SetBool, '~/set_pause', self._on_set_pause),
@@ -104,6 +108,7 @@ class SimRobot(ManagedNode):
 
     def cleanup(self) -> None:
         """Release topics, services and the robot."""
+        self._receiver.close()
         self._diagnostics.close(self.ending)
         for publisher in (*self._observers.values(), *self._clocks):
             self.destroy_publisher(publisher)
@@ -145,7 +150,7 @@ class SimRobot(ManagedNode):
         """Log an error."""
         self.get_logger().error(text)
 
-    # Callbacks, in the executor's thread.
+    # What the receiver calls, in its thread.
 
     def _on_command(self, topic: str, message: Any, info: dict[str, int]) -> None:
         values = None
@@ -155,6 +160,8 @@ class SimRobot(ManagedNode):
             self.get_logger().error(f'{topic}: command refused, the safe value acts: {error}',
                                     throttle_duration_sec=1.0)
         self._loop.put_command(topic, info['source_timestamp'], values)
+
+    # Callbacks, in the executor's thread.
 
     def _on_reset_world(self, request: Trigger.Request,
                         response: Trigger.Response) -> Trigger.Response:

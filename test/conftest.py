@@ -2,10 +2,12 @@
 
 from itertools import count
 import os
+from pathlib import Path
 import shutil
 from threading import Event, Thread
 import time
 
+from endpoints import have_matched, shared_topics
 import pytest
 
 from mbrl_ros.nodes.processes import own_domain
@@ -17,7 +19,7 @@ _COUNTER = count()
 def pytest_collection_modifyitems(items):
     """Mark what has a DDS domain: its nodes keep time, and want the cores for themselves."""
     for item in items:
-        if 'ros_domain' in item.fixturenames:
+        if 'ros_domain' in item.fixturenames and not item.get_closest_marker('any_pace'):
             item.add_marker('ros')
 
 
@@ -92,15 +94,10 @@ def eventually():
 @pytest.fixture
 def logged(capfd, eventually):
     """Return a function that tells whether a text comes to be logged."""
-    # rcutils logs on standard error, below sys.stderr.
-    lines = []
-
-    def wait(text):
-        def found():
-            lines.append(capfd.readouterr().err)
-            return text in ''.join(lines)
-        return eventually(found)
-    return wait
+    # rcutils logs on standard error, below sys.stderr: for now that is a file of capfd's. capfd
+    # itself empties it after reading, and what another thread writes in between is lost.
+    file = Path('/proc/self/fd/2')
+    return lambda text: eventually(lambda: text in file.read_text(errors='replace'))
 
 
 @pytest.fixture(scope='session')
@@ -130,16 +127,10 @@ def robot(ros):
 @pytest.fixture
 def matched(robot, eventually):
     """Return a function that waits until robot and controller hear each other."""
-    from controller_robot import COMMANDS  # noqa: PLC0415 (rclpy is optional)
-
     def wait(controller):
-        assert eventually(
-            lambda: robot.states.get_subscription_count() == 1
-            and robot.count_publishers(f'/{COMMANDS}') == 1
-            and all(p.get_subscription_count() == 1 for p in (
-                *controller._outlet._publishers.values(), controller._topics._tick,
-                controller._topics._plan)))
-        time.sleep(0.1)  # the other side has matched too
+        # The state, the command, its tick, its plan, and /diagnostics.
+        assert len(shared_topics(robot, controller)) >= 5
+        assert eventually(lambda: have_matched(robot, controller))
     return wait
 
 

@@ -115,6 +115,7 @@ def test_in_real_time_the_faster_topic_keeps_its_own_pace(start, listen, spin, e
     assert took_ns > 10 * 50 * MS
 
 
+@pytest.mark.any_pace
 def test_drives_to_a_goal_from_its_topic_and_to_another_one_mid_run(start, listen, spin,
                                                                   eventually):
     goals = np.array([[1.0, 0.6], [-0.4, 0.9]])

@@ -334,6 +334,7 @@ def publish_until(robot, condition, timeout_s=10.0):
     return number
 
 
+@pytest.mark.any_pace
 def test_kill_9_of_the_logger_loses_nothing_before_the_last_flush(
         process, ros, spin, record, eventually, tmp_path):
     robot = Robot()
@@ -360,6 +361,7 @@ def test_kill_9_of_the_logger_loses_nothing_before_the_last_flush(
     assert 'recovered from a truncated recording' in dataset.describe_losses()[0]
 
 
+@pytest.mark.any_pace
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_closes_the_bag(process, ros, spin, record, eventually, tmp_path, number):
     robot = Robot()

@@ -1,7 +1,6 @@
 """The emergency stop: by service and by topic, latched, left by nothing but an explicit enable."""
 
 from threading import Event
-import time
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ pytest.importorskip('rclpy')
 from controller_files import SAFE
 from controller_robot import tick_values
 from diagnostic_msgs.msg import DiagnosticStatus
+from endpoints import known_pairs
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Bool
@@ -104,8 +104,8 @@ def test_the_topic_stops_and_false_on_it_releases_nothing(
     controller = start()
     answer()
     button = robot.create_publisher(Bool, 'emergency_stop', BUTTONS[offers])
-    assert eventually(lambda: button.get_subscription_count() == heard_by)
-    time.sleep(0.5)  # the other side has matched too
+    assert eventually(lambda: known_pairs('/emergency_stop', robot, controller)
+                      == (heard_by, heard_by))
     button.publish(Bool(data=False))
     assert answer()[0] != SAFE
     count = len(robot.sent)

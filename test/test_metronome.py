@@ -101,7 +101,7 @@ def test_no_hold_makes_the_next_tick_late():
         free_s = left_s + rest_s
         metronome.adapt(rest_s)
         delays_s.append(left_s - arrived_s)
-    # 9 ms + 3 ms is 2 ms late; with 4 ms of planning the next is ready after 6 ms: in rhythm again.
+    # 9 ms + 3 ms is 2 ms late; with 4 ms of planning the next is ready after 6 ms: in rhythm.
     assert metronome.hold_s == pytest.approx(PERIOD_S - rest_s)
     assert np.quantile(delays_s[100:], 0.95) == pytest.approx(0.007)
     assert max(delays_s) == pytest.approx(0.009)

@@ -21,6 +21,8 @@ from mbrl_ros.core.errors import SpecError
 from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.nodes.mpc_controller import MpcController
 
+pytestmark = pytest.mark.any_pace
+
 OK = TransitionCallbackReturn.SUCCESS
 REPO = Path(__file__).parents[1]
 COMMANDS = 'forward_command_controller/commands'

@@ -15,8 +15,8 @@ from mbrl_ros.core.robot import RobotSpec
 from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.costs import CostFunction
 from mbrl_ros.runtime.artifact import Artifact
+from mbrl_ros.runtime.autodiff import derivative, differentiate
 from mbrl_ros.runtime.compile import compile_rollout
-from mbrl_ros.runtime.gradient import derivative, differentiate
 from mbrl_ros.runtime.graph import ints, make_step, number, row
 from mbrl_ros.runtime.providers import Form
 from mbrl_ros.runtime.rollout_config import RolloutConfig

@@ -11,9 +11,9 @@ import onnx
 from onnx import helper
 from onnx.utils import Extractor
 
-from mbrl_ros.runtime.gradient_call import Call
-from mbrl_ros.runtime.gradient_rules import parts
-from mbrl_ros.runtime.tape import Tape, Value
+from mbrl_ros.runtime.autodiff.call import Call
+from mbrl_ros.runtime.autodiff.rules import parts
+from mbrl_ros.runtime.autodiff.tape import Tape, Value
 
 SMOOTH = {onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE,
           onnx.TensorProto.UNDEFINED}

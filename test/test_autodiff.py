@@ -10,8 +10,8 @@ from spox import argument, build, Tensor
 import spox.opset.ai.onnx.v21 as op
 
 from mbrl_ros.core.errors import ProviderError, SpecError
-from mbrl_ros.runtime.gradient import derivative, differentiate
-from mbrl_ros.runtime.gradient_rules import ELEMENTWISE, RULES
+from mbrl_ros.runtime.autodiff import derivative, differentiate
+from mbrl_ros.runtime.autodiff.rules import ELEMENTWISE, RULES
 from mbrl_ros.runtime.ort import open_ort
 
 STEP = 1e-6

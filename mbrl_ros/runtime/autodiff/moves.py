@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mbrl_ros.runtime.gradient_call import Call, Parts
-from mbrl_ros.runtime.tape import INT64, Value
+from mbrl_ros.runtime.autodiff.call import Call, Parts
+from mbrl_ros.runtime.autodiff.tape import INT64, Value
 
 END = np.iinfo(np.int64).max  # of an axis, whatever its size
 

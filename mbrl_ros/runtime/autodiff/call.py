@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from mbrl_ros.core.errors import SpecError
-from mbrl_ros.runtime.tape import INT64, Tape, Value
+from mbrl_ros.runtime.autodiff.tape import INT64, Tape, Value
 
 BOOL = onnx.TensorProto.BOOL
 

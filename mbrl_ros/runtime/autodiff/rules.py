@@ -10,9 +10,9 @@ from functools import partial, reduce
 import math
 from operator import add
 
-from mbrl_ros.runtime.gradient_call import BOOL, Call, Parts
-from mbrl_ros.runtime.gradient_moves import MOVES
-from mbrl_ros.runtime.tape import Value
+from mbrl_ros.runtime.autodiff.call import BOOL, Call, Parts
+from mbrl_ros.runtime.autodiff.moves import MOVES
+from mbrl_ros.runtime.autodiff.tape import Value
 
 
 def _when(op: str, one: Value, other: Value | float) -> Value:

@@ -41,9 +41,12 @@ class TrainingConfig(Strict):
     patience_steps: int = Field(600, ge=1, description='Gradient steps without a better score')
     holdout_fraction: float = Field(0.15, gt=0, lt=0.5)
     improvement: float = Field(1e-3, ge=0, description='Smallest drop of the holdout loss')
-    chosen_by: Literal['likelihood', 'error'] = Field(
-        default='likelihood', description='What the holdout chooses weights by; error: as if each '
-                                          'field had the std that suits it best')
+    chosen_by: Literal['likelihood', 'last'] = Field(
+        default='likelihood', description='Weights that a member ends with: the likeliest of all '
+                                          'epochs on the holdout, or the last ones')
+    variance_exponent: float = Field(
+        default=0.0, ge=0.0, le=1.0,
+        description='The loss of a field is weighed by its variance to this power')
 
     @model_validator(mode='after')
     def _check_lengths(self) -> 'TrainingConfig':

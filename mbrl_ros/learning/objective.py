@@ -70,7 +70,7 @@ class Objective:
         self._weights[self._size:] *= config.reward_weight
         # Twice the cross-entropy goes with twice the negative log-likelihood.
         self._ending_weight = 2.0 * config.termination_weight / self._size
-        self._chosen_by = config.chosen_by
+        self._variance_exponent = config.variance_exponent
 
     def fit_normaliser(self, windows: Windows) -> None:
         """Fit the ensemble's statistics to the first transition of each window."""
@@ -100,6 +100,10 @@ class Objective:
         -----
         Twice the negative log-likelihood without its constant, a mean over the steps, the batch
         and the fields of the state; of a deterministic network that is the mean squared error.
+        With a `variance_exponent` each error is weighed by its variance to that power, taken as a
+        constant: without, what is rarely moved, such as a thing to be pushed, is soon said to be
+        unsure when it moves, and the gradient of its mean, divided by that variance, is lost.
+        Source: Seitzer et al. 2022 (beta-NLL), arXiv:2203.09168.
 
         Source of the loss over several steps, with gradients through all of them: Benechehab et
         al. 2024, arXiv:2402.03146. Each member is rolled out through its own mean, not through a
@@ -110,7 +114,8 @@ class Objective:
         where the motion is smooth, drift would drown the first step (measured on the cart-pole).
 
         """
-        losses = [self._loss(error, logvar, logit, samples.terminations[batch, step])
+        losses = [self._loss(error, logvar, logit, samples.terminations[batch, step],
+                             self._variance_exponent)
                   for step, (error, logvar, logit) in enumerate(self._roll_out(samples, batch))]
         return sum(losses[1:], start=losses[0]) / len(losses)
 
@@ -121,21 +126,16 @@ class Objective:
         The first is that of one step, whatever `loss_steps`; the second that of all steps, by
         which weights are chosen: the best ones for one step are not the best for many. Both give
         a deterministic member the constant variances that suit these samples best, so the figures
-        of all kinds of networks compare; the second does so with `chosen_by: error`, too. A field
-        that mostly rests, such as a thing to be pushed, wants a tiny std, and its rare motion then
-        costs so much likelihood that weights from before anything was learned would be the best.
+        of all kinds of networks compare.
         """
         everything = torch.arange(len(samples), device=samples.inputs.device)
-        losses, scores = [], []
         with torch.no_grad():
-            for step, (error, logvar, logit) in enumerate(
-                    self._roll_out(samples, everything.expand(self._ensemble.members, -1))):
-                ended, best = samples.terminations[:, step], _residual_logvar(error)
-                variance = logvar if self._ensemble.probabilistic else best
-                losses.append(self._loss(error, variance, logit, ended))
-                scores.append(losses[-1] if self._chosen_by == 'likelihood'
-                              else self._loss(error, best, logit, ended))
-        return losses[0], torch.stack(scores).mean(dim=0)
+            losses = [
+                self._loss(error, logvar if self._ensemble.probabilistic
+                           else _residual_logvar(error), logit, samples.terminations[:, step])
+                for step, (error, logvar, logit) in enumerate(
+                    self._roll_out(samples, everything.expand(self._ensemble.members, -1)))]
+        return losses[0], torch.stack(losses).mean(dim=0)
 
     def residual_logvar(self, samples: Samples) -> Tensor:
         """Return the log of each member's mean squared error one step ahead, shape (E, 1, O)."""
@@ -164,9 +164,12 @@ class Objective:
                 logvar = _residual_logvar(error.detach())
             yield error, logvar, logit
 
-    def _loss(self, error: Tensor, logvar: Tensor, logit: Tensor | None, ended: Tensor) -> Tensor:
-        columns = (error.square() * torch.exp(-logvar) + logvar).mean(dim=1)
-        loss: Tensor = (columns * self._weights).sum(dim=-1)
+    def _loss(self, error: Tensor, logvar: Tensor, logit: Tensor | None, ended: Tensor,
+              exponent: float = 0.0) -> Tensor:
+        columns = error.square() * torch.exp(-logvar) + logvar
+        if exponent:
+            columns = columns * torch.exp(exponent * logvar.detach())
+        loss: Tensor = (columns.mean(dim=1) * self._weights).sum(dim=-1)
         if logit is not None:
             entropy = binary_cross_entropy_with_logits(logit, ended.expand_as(logit),
                                                        reduction='none')

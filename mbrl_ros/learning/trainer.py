@@ -155,6 +155,8 @@ class Training:
             raise ModelError(f'training diverged in epoch {epoch}: holdout loss {score}. '
                              'Check the data with `mbrl-ros bag info`, or lower learning_rate.')
         better = score < self._best_score - self._config.improvement
+        if self._config.chosen_by == 'last':
+            better = torch.ones_like(better)
         self._best_score = torch.where(better, score, self._best_score)
         self._best_loss = torch.where(better, held_loss, self._best_loss)
         self._best_step = torch.where(better, float(self._step), self._best_step)

@@ -59,8 +59,8 @@ class MpcController(ManagedNode):
     """
     Lifecycle node: configure loads, checks, compiles and warms up; only active commands the robot.
 
-    The control loop has a thread of its own, and so has what fills its inbox; the executor does the
-    rest.
+    The control loop has a thread of its own, and so has what fills its inbox; the executor does
+    the rest.
     """
 
     params: ControllerParams

@@ -77,22 +77,24 @@ def test_recalibration_finds_the_factor_and_scores_the_other_half():
     episodes = [walk(500, seed) for seed in range(8)]
     raw = OneStep.predict(stays([2.0, 0.4]), episodes)
     found = Recalibration.fit(raw, episodes, seed=0)
-    # 4000 transitions; the grid is 4 % wide.
-    np.testing.assert_allclose(found.factor, [0.5, 2.5], rtol=0.08)
+    # 4000 transitions; the grid is 15 % wide.
+    np.testing.assert_allclose(found.shape.factor, [0.5, 2.5], rtol=0.08)
+    np.testing.assert_array_equal(found.shape.power, 1.0)
     half = split_in_halves(episodes, 0)
     assert half.sum() == 2000
     # Blocks of 25 of one episode stay together.
     assert (half.reshape(-1, 25).all(axis=1) == half.reshape(-1, 25).any(axis=1)).all()
-    assert len(np.unique(found.honest[half], axis=0)) == 1
+    assert len(np.unique(np.hstack(found.honest)[half], axis=0)) == 1
     only = Recalibration.fit(raw.rows(~half), [(np.zeros((2001, 2)), np.zeros((2000, 1)))], 0)
-    np.testing.assert_array_equal(found.honest[half][0], only.factor)
-    graph = OneStep.predict(stays(found.factor * [2.0, 0.4]), episodes)
+    for values, expected in zip(found.honest, only.shape, strict=True):
+        np.testing.assert_array_equal(values[half][0], expected)
+    dynamics = stays(found.shape.factor * [2.0, 0.4])
+    graph = OneStep.predict(dynamics, episodes)
     np.testing.assert_allclose(found.undo(graph).std, raw.std, rtol=1e-6)
-    scores = evaluate(stays(found.factor * [2.0, 0.4]), cart(), episodes, np.ones(2), 1, seed=0,
-                      recalibration=found)
+    scores = evaluate(dynamics, cart(), episodes, np.ones(2), 1, seed=0, recalibration=found)
     assert scores.overall['calibration_error'] < 0.02
     assert scores.recalibration['without']['calibration_error'] > 0.15
-    assert scores.recalibration['factor'] == dict(zip(('position', 'velocity'), found.factor,
+    assert scores.recalibration['factor'] == dict(zip(('position', 'velocity'), found.shape.factor,
                                                       strict=True))
 
 
@@ -101,31 +103,50 @@ def test_a_few_impacts_do_not_widen_every_interval_nor_are_they_forgotten():
     jumps = np.zeros_like(states)
     jumps[200::200] = 20.0  # half a percent: 20 std, each
     episodes = [(states + np.cumsum(jumps, axis=0), actions)]
-    factor = Recalibration.fit(OneStep.predict(stays([1.0, 1.0]), episodes), episodes, 0).factor
-    # The likelihood would ask for sqrt(1 + 400 / 200) = 1.7.
-    np.testing.assert_allclose(factor, 1.0, rtol=0.08)
+    found = Recalibration.fit(OneStep.predict(stays([1.0, 1.0]), episodes), episodes, 0)
+    # The likelihood would ask for sqrt(1 + 400 / 200) = 1.7; the grid is 15 % wide.
+    np.testing.assert_allclose(found.shape.factor, 1.0, rtol=0.1)
+
+
+def test_a_power_parts_small_stds_from_large_ones():
+    # The std is 0.01 or 1 and predicted as its square root, 0.1 or 1: no factor suits both.
+    rng, count = np.random.default_rng(0), 4000
+    truth = np.where(rng.random((count, 1)) < 0.5, 0.01, 1.0) * np.ones(2)
+    zeros = np.zeros((count, 2))
+    raw = OneStep(zeros, zeros[:, :1], truth * rng.standard_normal((count, 2)), zeros[None],
+                  np.sqrt(truth)[None], np.ones(2))
+    episodes = [(np.zeros((count + 1, 2)), zeros[:, :1])]
+    found = Recalibration.fit(raw, episodes, 0)
+    np.testing.assert_array_equal(found.shape.power, 2.0)
+    np.testing.assert_allclose(found.shape.factor, 1.0, rtol=0.08)
+    graph = raw.reshaped(*found.shape)
+    np.testing.assert_allclose(found.undo(graph).std, raw.std, rtol=1e-9)
+    # 4000 transitions know a share to 0.8 %.
+    assert calibration_error(found.score_honestly(graph).coverage()).max() < 0.02
 
 
 def test_too_few_held_out_transitions_change_nothing():
     episodes = [walk(49, 0)]
     found = Recalibration.fit(OneStep.predict(stays([5.0, 5.0]), episodes), episodes, 0)
-    np.testing.assert_array_equal(found.factor, 1.0)
+    np.testing.assert_array_equal([found.shape, found.shape], 1.0)
 
 
-def test_factors_are_in_the_graph():
+def test_factors_and_powers_are_in_the_graph():
     generator = torch.Generator().manual_seed(0)
     ensemble = Ensemble(cart(), 2, (8,), (-4.0, 0.5), generator)
     state, action = torch.randn(50, 2, generator=generator), torch.randn(50, 1)
     ensemble.fit_normaliser(state, action, state + 0.1)
     before = ensemble(state.expand(2, -1, -1), action.expand(2, -1, -1))
-    ensemble.std_factor = torch.tensor([0.5, 3.0])
+    ensemble.std_factor, ensemble.std_power = torch.tensor([[0.5, 3.0], [1.0, 2.0]])
     mean, std = ensemble(state.expand(2, -1, -1), action.expand(2, -1, -1))
     torch.testing.assert_close(mean, before[0])
-    torch.testing.assert_close(std, before[1] * torch.tensor([0.5, 3.0]))
+    # In typical steps: 3 (std / step)^2.
+    torch.testing.assert_close(std[..., 0], 0.5 * before[1][..., 0])
+    torch.testing.assert_close(std[..., 1], 3.0 * before[1][..., 1]**2 / ensemble.target_std[1])
     model = export.to_onnx(ensemble, 2, 1)
     assert export.check(model, ensemble, state.numpy(), action.numpy()) <= 1e-5
     # A warm start goes on from the weights alone.
-    assert 'std_factor' not in ensemble.arrays()
+    assert not {'std_factor', 'std_power'} & ensemble.arrays().keys()
 
 
 def test_band_of_the_open_loop_error():

@@ -12,6 +12,7 @@ n1 and n2 are N(0, 1): the noise of the velocity grows elevenfold from one end t
 from fakes import cart, train
 import numpy as np
 import pytest
+import torch
 
 from mbrl_ros.data.dataset import Windows
 from mbrl_ros.learning import export
@@ -60,7 +61,8 @@ def fit(**changes):
     held = episodes(500, 1)
     raw = OneStep.predict(Dynamics(export.to_onnx(ensemble, 2, 1), about), held)
     recalibration = Recalibration.fit(raw, held, seed=0)
-    ensemble.std_factor[:] = ensemble.std_factor.new_tensor(recalibration.factor)
+    ensemble.std_factor, ensemble.std_power = (
+        torch.tensor(values, dtype=torch.float32) for values in recalibration.shape)
     return Dynamics(export.to_onnx(ensemble, 2, 1), about)
 
 

@@ -53,3 +53,23 @@ def test_training_ends_with_the_likeliest_weights_or_the_last(chosen_by, epochs)
     kept = seen[0 if chosen_by == 'likelihood' else -1]
     np.testing.assert_array_equal(result.ensemble.arrays()['biases.1'], kept)
     assert np.abs(seen[0] - seen[-1]).max() > 1e-4
+
+
+def test_averaged_weights_are_kept_and_training_goes_on_from_its_own():
+    # Each epoch is one batch, so `seen` holds the weights after each gradient step. After step t
+    # the average moves by 1 / max(t / 2, 1) towards them: by all of the way after steps 1 and 2,
+    # then by 2/3, 1/2 and 2/5.
+    config = TrainingConfig(members=2, hidden_units=(4,), weight_decay=(0.0, 0.0), max_epochs=5,
+                            min_steps=99, averaging=0.5, chosen_by='last')
+    rng = np.random.default_rng(0)
+    windows = Windows(rng.standard_normal((8, 2, 2)), np.zeros((8, 1, 1)), None, None)
+    arguments = (cart(), windows, windows)
+    training = Training(*arguments, config, 0)
+    seen = []
+    result = training.run(lambda _: seen.append(training.ensemble.arrays()['biases.1']))
+    average = seen[1]
+    for share, weights in zip((2 / 3, 1 / 2, 2 / 5), seen[2:], strict=True):
+        average = average + share * (weights - average)
+    np.testing.assert_allclose(result.ensemble.arrays()['biases.1'], average, rtol=1e-5)
+    plain = Training(*arguments, config.model_copy(update={'averaging': 0.0}), 0)
+    np.testing.assert_array_equal(plain.run().ensemble.arrays()['biases.1'], seen[-1])

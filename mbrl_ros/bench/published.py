@@ -21,7 +21,7 @@ TASKS = {
     'cartpole': ('cartpole', 'cartpole_swingup', 'default'),
     'reacher': ('arm', 'arm_reach', 'default'),
     'pusher': ('pusher', 'pusher_push', 'contact'),
-    'half_cheetah': ('half_cheetah', 'half_cheetah_run', 'default'),
+    'half_cheetah': ('half_cheetah', 'half_cheetah_run', 'gait'),
 }
 
 # By task, by source: (trial, return), in the order of trials.

@@ -12,7 +12,8 @@ def render(metadata: dict[str, Any]) -> str:
         f"| {field['name']} | {field['unit']} | {scores['r2'][field['name']]:.4f} | "
         f"{scores['nll'][field['name']]:.2f} | {scores['coverage_95'][field['name']]:.0%} | "
         f"{scores['calibration_error'][field['name']]:.3f} | "
-        f"{scores['recalibration']['factor'][field['name']]:.2f} |"
+        f"{scores['recalibration']['factor'][field['name']]:.2f} "
+        f"std^{scores['recalibration']['power'][field['name']]:g} |"
         for field in metadata['signature']['observation'])
     steps = {int(row['k']): row for row in scores['k_step']}
     errors = ', '.join(f"{steps[k]['error']:.2g} ({steps[k]['low']:.2g} to "
@@ -34,7 +35,7 @@ def render(metadata: dict[str, Any]) -> str:
 
 ## Scores on held-out data ({scores['transitions']} transitions)
 
-| field | unit | R2 of the change | NLL (N(0,1): 1.42) | in 95 % | calibration error | std x |
+| field | unit | R2 of the change | NLL (N(0,1): 1.42) | in 95 % | calibration error | std to |
 |---|---|---|---|---|---|---|
 {rows}
 

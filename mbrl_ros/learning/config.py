@@ -35,6 +35,9 @@ class TrainingConfig(Strict):
     weight_decay: tuple[float, ...] = Field((1e-4, 2.5e-4, 2.5e-4, 5e-4))
     logvar_bounds: tuple[float, float] = Field((-10.0, 0.5), description='Soft bounds at start')
     logvar_bound_weight: float = Field(0.01, ge=0)
+    averaging: float = Field(
+        default=0.0, ge=0, lt=1,
+        description='Share of the steps so far that weights are averaged over; 0: they are not')
     batch_size: int = Field(64, ge=1)
     max_epochs: int = Field(400, ge=1)
     min_steps: int = Field(1000, ge=0, description='Gradient steps before stopping early')

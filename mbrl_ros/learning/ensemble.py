@@ -94,7 +94,7 @@ class Ensemble(nn.Module):
         self.register_buffer('target_mean', torch.zeros(num_targets))
         self.register_buffer('target_std', torch.ones(num_targets))
         # Fitted after training, to held-out data: no part of the weights that a warm start needs.
-        self.std_factor = torch.ones(state_size)
+        self.std_factor, self.std_power = torch.ones(2, state_size)
         # The columns of the last layer: means, log-variances, the logit.
         self._columns = [num_targets, num_targets * probabilistic, int(termination)]
         sizes = [num_features, *hidden_units, sum(self._columns)]
@@ -203,10 +203,11 @@ class Ensemble(nn.Module):
         """
         mean, logvar, logit = self.normalised(self.features(observation, action))
         mean = mean * self.target_std + self.target_mean
-        std = torch.exp(0.5 * logvar) * self.target_std
         size = self.state_size
+        scale = self.target_std[:size] * self.std_factor.to(mean.device)
+        std = torch.exp(0.5 * logvar[..., :size] * self.std_power.to(mean.device)) * scale
         found = {'mean': mean[..., :size] + self.is_delta * observation,
-                 'std': std[..., :size] * self.std_factor.to(std.device)}
+                 'std': std}
         if self.reward:
             found['reward'] = mean[..., size]
         if logit is not None:

@@ -43,9 +43,9 @@ class Evaluation:
     calibration : dict
         The curve: `level` and, by field, the `observed` shares.
     recalibration : dict, optional
-        `factor` on the std of each field that the graph holds, and the `overall` scores without
-        it. Where present, the scores above of a transition are those with factors fitted to the
-        other half of the data.
+        `factor` on the std of each field and `power` of it that the graph holds, and the `overall`
+        scores without them. Where present, the scores above of a transition are those with what
+        was fitted to the other half of the data.
     k_step : list of dict
         For k = 1, 2, ...: error of the mean open-loop prediction with the real actions, in
         standard deviations of the state; see `open_loop.k_step_errors`.
@@ -131,7 +131,8 @@ def evaluate(dynamics: Dynamics, robot: RobotSpec, episodes: Episodes, state_std
         calibration_error=_named(robot, calibration_error(coverage)), overall=_overall(honest),
         calibration={'level': LEVELS[SHOWN_LEVELS].tolist(), 'observed': curve},
         recalibration=None if recalibration is None else {
-            'factor': _named(robot, recalibration.factor),
+            'factor': _named(robot, recalibration.shape.factor),
+            'power': _named(robot, recalibration.shape.power),
             'without': _overall(recalibration.undo(one))},
         k_step=k_step,
         doubt={'spearman': rank_correlation(spread, error),

@@ -67,14 +67,18 @@ def to_onnx(ensemble: Ensemble, state_size: int, action_size: int) -> onnx.Model
         kept = observation if p['is_delta'].all() \
             else op.mul(_floats(p['is_delta']), observation)
         found['mean'] = op.add(found['mean'], kept)
-    scale = p['target_std'][:state_size] * ensemble.std_factor.numpy()
+    scale, power = p['target_std'][:state_size] * ensemble.std_factor.numpy(), \
+        ensemble.std_power.numpy()
     if ensemble.probabilistic:
-        low, high = (_floats(np.exp(p[f'{side}_logvar'][..., :state_size]) * scale**2)
+        low, high = (_floats(np.exp(p[f'{side}_logvar'][..., :state_size]) * scale**(2 / power))
                      for side in ('min', 'max'))
         above = op.div(high, op.add(op.exp(found.pop('room')), op.const(np.float32(1))))
-        std = op.sqrt(op.add(low, above))
+        variance = op.add(low, above)
+        # Pow takes ten times as long as Log and Exp together.
+        std = op.sqrt(variance) if (power == 1.0).all() \
+            else op.exp(op.mul(op.log(variance), _floats(0.5 * power)))
     else:
-        constant = np.exp(0.5 * p['constant_logvar'][..., :state_size]) * scale
+        constant = np.exp(0.5 * p['constant_logvar'][..., :state_size] * power) * scale
         std = op.add(op.mul(observation, op.const(np.float32(0))), _floats(constant))
     if ensemble.reward:
         found['reward'] = op.squeeze(found['reward'], _ints([2]))
@@ -122,7 +126,7 @@ def check(model: onnx.ModelProto, ensemble: Ensemble, state: np.ndarray,
     -------
     float
         Largest relative difference: of the mean to the largest value of its field, of the std to
-        the field's typical step, of the reward to its spread.
+        itself or, if larger, the field's typical step, of the reward to its spread.
 
     Raises
     ------
@@ -141,7 +145,8 @@ def check(model: onnx.ModelProto, ensemble: Ensemble, state: np.ndarray,
     found = session.run(list(expected), {'observation': observation, 'action': command})
     # The mean is the state plus a step: near float32's resolution the state sets its scale.
     step, reward_std = ensemble.step_std, ensemble.arrays()['target_std'][-1]
-    scales = {'mean': np.maximum(step, np.abs(state).max(axis=0)), 'std': step,
+    scales = {'mean': np.maximum(step, np.abs(state).max(axis=0)),
+              'std': np.maximum(step, expected['std'].numpy()),
               'reward': reward_std, 'termination': 1.0}
     error = max(float((np.abs(array - expected[name].numpy()) / scales[name]).max())
                 for name, array in zip(expected, found, strict=True))

@@ -54,9 +54,13 @@ class OneStep:
                      for parts in zip(*pieces, strict=True))
         return cls(state, action, next_state, mean, std, dynamics.step_std)
 
-    def scaled(self, factor: np.ndarray) -> Self:
-        """Return the same with each std times a factor, shape (S,) or (N, S)."""
-        return replace(self, std=self.std * factor)
+    def reshaped(self, factor: np.ndarray, power: np.ndarray) -> Self:
+        """
+        Return the same with the std, in typical steps, to a power and times a factor.
+
+        `factor`, `power`: of shape (S,) or (N, S).
+        """
+        return replace(self, std=self.step_std * factor * (self.std / self.step_std) ** power)
 
     def rows(self, chosen: np.ndarray) -> Self:
         """Return some of the transitions, chosen by an index or mask of shape (N,)."""

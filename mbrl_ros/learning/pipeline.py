@@ -74,12 +74,13 @@ class Fitted:
                         recalibration=recalibration, newest=newest)
 
     def recalibrate(self, recipe: Recipe) -> 'tuple[Fitted, Recalibration]':
-        """Return the model with the std of each field scaled to fit the held-out data."""
+        """Return the model with the std of each field fitted to the held-out data."""
         episodes = pairs(recipe.parts.tested)
         recalibration = Recalibration.fit(
             OneStep.predict(Dynamics(self.model, self.metadata), episodes), episodes, recipe.seed)
         ensemble = self.result.ensemble
-        ensemble.std_factor = torch.tensor(recalibration.factor, dtype=torch.float32)
+        ensemble.std_factor, ensemble.std_power = (
+            torch.tensor(values, dtype=torch.float32) for values in recalibration.shape)
         return replace(self, model=_export(ensemble, recipe.parts.training)), recalibration
 
 

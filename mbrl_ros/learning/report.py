@@ -102,21 +102,23 @@ def _gates(robot: RobotSpec, scores: Evaluation) -> str:
 
 
 def _fields(robot: RobotSpec, scores: Evaluation) -> str:
-    factors = (scores.recalibration or {}).get('factor', {})
+    factors, powers = ((scores.recalibration or {}).get(name, {}) for name in ('factor', 'power'))
     return table(
-        ('field', 'unit', 'R2', 'NLL', 'in 95 % interval', 'calibration error', 'factor on std'),
+        ('field', 'unit', 'R2', 'NLL', 'in 95 % interval', 'calibration error', 'power of std',
+         'factor on it'),
         [(field.name, field.unit, f'{scores.r2[field.name]:.4f}', f'{scores.nll[field.name]:.2f}',
           f'{scores.coverage_95[field.name]:.1%}', f'{scores.calibration_error[field.name]:.3f}',
-          _text(factors.get(field.name))) for field in robot.observation])
+          _text(powers.get(field.name)), _text(factors.get(field.name)))
+         for field in robot.observation])
 
 
 def _recalibrated(scores: Evaluation) -> str:
     text = 'Share of what happened that lies inside the central intervals of the mixture.'
     if scores.recalibration is not None:
         without = scores.recalibration['without']
-        text += (' The std is recalibrated; each half of the data is scored with factors fitted to'
-                 f' the other. Without, {without["coverage_95"]:.1%} were inside the 95 % interval'
-                 f', and the calibration error was {without["calibration_error"]:.3f}.')
+        text += (' The std is recalibrated; each half of the data is scored with what was fitted'
+                 f' to the other. Without, {without["coverage_95"]:.1%} were inside the 95 % '
+                 f'interval, and the calibration error was {without["calibration_error"]:.3f}.')
     return f'<p>{text}</p>'
 
 

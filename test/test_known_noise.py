@@ -25,7 +25,7 @@ from mbrl_ros.runtime.dynamics import Dynamics
 
 CONFIG = TrainingConfig(hidden_units=(32, 32), weight_decay=(1e-5, 1e-5, 1e-5),
                         learning_rate=3e-3, batch_size=64, max_epochs=60, min_steps=0,
-                        patience_steps=300)
+                        patience_steps=300, averaging=0.1)
 
 
 def noise_std(state):

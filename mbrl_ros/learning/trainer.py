@@ -88,7 +88,8 @@ class Training:
         self._objective = Objective(self.ensemble, config)
         self._objective.fit_normaliser(training)
         # What is scored and kept: the mean of the weights over the last steps.
-        self._averaged = deepcopy(self.ensemble).requires_grad_(False)
+        self._averaged = deepcopy(self.ensemble).requires_grad_(False) if config.averaging \
+            else self.ensemble
         self._score = Objective(self._averaged, config).holdout_losses
         self._samples = self._objective.samples(training)
         self._held_out = self._objective.samples(holdout)
@@ -189,7 +190,8 @@ class Training:
         total.backward()
         self._optimiser.step()
         self._step += 1
-        self._average()
+        if self._config.averaging:
+            self._average()
         return loss.detach()
 
     @torch.no_grad()

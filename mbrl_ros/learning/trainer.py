@@ -166,7 +166,7 @@ class Training:
         self._best_loss = torch.where(better, held_loss, self._best_loss)
         self._best_step = torch.where(better, float(self._step), self._best_step)
         for name, value in self._averaged.named_parameters():
-            self._best[name][better] = value[better]
+            self._best[name][better] = value.detach()[better]
         self.history.append({'epoch': epoch, 'step': self._step,
                              'train_loss': float(loss) / members,
                              'holdout_loss': float(held_loss.mean()),

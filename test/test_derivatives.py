@@ -1,7 +1,9 @@
 """Derivatives of compiled rollouts against differences of their costs, and against torch."""
 
 from dataclasses import replace
+from hashlib import sha256
 from itertools import pairwise
+from pathlib import Path
 import sys
 from types import ModuleType
 
@@ -17,7 +19,7 @@ from mbrl_ros.core.yaml_file import Strict
 from mbrl_ros.costs import CostFunction
 from mbrl_ros.learning import export
 from mbrl_ros.learning.ensemble import Ensemble
-from mbrl_ros.runtime import artifact, derivatives
+from mbrl_ros.runtime import artifact, autodiff, derivatives
 from mbrl_ros.runtime.dynamics import Dynamics
 from mbrl_ros.runtime.precompile import precompile
 from mbrl_ros.runtime.rollout import Rollout
@@ -244,4 +246,17 @@ def test_a_process_of_its_own_makes_the_graphs_that_a_planner_will_ask_for(tmp_p
     assert rollout.was_cached
     draw = rollout.draw(np.random.default_rng(0))
     assert rollout.gradients(np.zeros(2), np.zeros((1, 4, 1)), draw).gradient.shape == (1, 4, 1)
+    rollout.close()
+
+
+def test_graphs_are_compiled_anew_when_the_rules_of_differentiation_change(tmp_path, monkeypatch):
+    robot, task = cart(), cart_task()
+    save_cart_model(tmp_path)
+    rollout = Rollout(artifact.load(tmp_path / 'dynamics.onnx', robot), robot, task, MEAN)
+    seen = []
+    monkeypatch.setattr('mbrl_ros.runtime.derivatives.cached',
+                        lambda ingredients, make: seen.extend(ingredients) or (make(), False))
+    rollout.gradients(np.zeros(2), np.zeros((1, 4, 1)), rollout.draw(np.random.default_rng(0)))
+    rules = Path(autodiff.__file__).with_name('rules.py')
+    assert sha256(rules.read_bytes()).digest() in seen
     rollout.close()

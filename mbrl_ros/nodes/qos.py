@@ -17,7 +17,7 @@ _POLICIES = (QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY, QoSPolicyKind.HISTOR
              QoSPolicyKind.RELIABILITY)
 
 
-def subscribe(node: Node, type_name: str, topic: str, callback: Callable[[Any], None],
+def subscribe(node: Node, type_name: str, topic: str, callback: Callable[..., None],
               qos: QoSProfile, group: CallbackGroup | None = None) -> Subscription:
     """
     Subscribe to a topic of the robot.
@@ -29,7 +29,7 @@ def subscribe(node: Node, type_name: str, topic: str, callback: Callable[[Any], 
     type_name, topic : str
         As in the robot spec.
     callback : callable
-        Takes each message.
+        Takes each message; from a `Receiver` also its info.
     qos : QoSProfile
         Unless overridden.
     group : CallbackGroup, optional

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from mbrl_ros import core, runtime
+from mbrl_ros import core
 from mbrl_ros import costs as cost_terms
 from mbrl_ros.core import plugins
 from mbrl_ros.core.robot import RobotSpec
@@ -351,10 +351,10 @@ def _ingredients(artifact: Artifact, robot: RobotSpec, task: TaskSpec, config: R
                  form: Form) -> list[bytes]:
     """Return everything that the graph is made from."""
     # The terms' folders as a whole: a term of the user's own may import its neighbours.
-    modules = [runtime, cost_terms, core, *(plugins.find(cost_terms, term.term)
-                                            for term in task.cost)]
+    modules = [cost_terms, core, *(plugins.find(cost_terms, term.term) for term in task.cost)]
     code = [file for module in modules if module.__file__
             for file in Path(module.__file__).parent.glob('*.py')]
+    code += Path(__file__).parent.rglob('*.py')  # autodiff and providers too
     settings = repr((config, form, artifact.metadata['step_std'], artifact.spread_unit,
                      [version(name) for name in ('ndonnx', 'onnx', 'spox')]))
     return [artifact.model.SerializeToString(deterministic=True),

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+import signal
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -63,29 +65,23 @@ class Run:
 
 @pytest.fixture
 def operate(ros_domain, folder, tmp_path):
-    """Return a function that drives for some steps, and returns the run."""
-    def drive(steps, seed, lockstep):
-        output = tmp_path / f'{steps}_{seed}_{len(list(tmp_path.iterdir()))}'
-        options = NodeOptions(task=str(folder / 'task.yaml'), model=str(folder),
+    """Return a function that starts the nodes; the robot pauses itself after some steps."""
+    def start(steps, *, lockstep, seed=0, model=folder):
+        options = NodeOptions(task=str(folder / 'task.yaml'), model=str(model),
                               use_sim_time=lockstep)
-        extra = {
+        return Operator(SPEC, options, {
             'sim_robot': {'seed': seed, 'start_paused': True, 'pause_after_steps': steps},
-            'data_logger': {'output': str(output), 'record': False},
-            'mpc_controller': {'autostart': False, 'seed': seed, 'max_spread': 1e6,
-                               'planner': str(folder / 'planner.yaml')}}
-        with Operator(SPEC, options, extra, output / 'logs') as operator:
-            operator.configure('mpc_controller')
-            operator.wait_until_connected()
-            operator.trigger('sim_robot', 'reset_world')
-            bag = Path(operator.switch('data_logger', 'record', on=True))
-            operator.activate('mpc_controller')
-            operator.start_counting()
-            operator.switch('sim_robot', 'set_pause', on=False)
-            operator.wait_for_observations(steps + 1, 10.0)
-            operator.deactivate('mpc_controller')
-            operator.switch('data_logger', 'record', on=False)
-        return Run(bag, load_dataset([bag], SPEC), operator.ticks)
-    return drive
+            'data_logger': {'output': str(tmp_path), 'record': False},
+            'mpc_controller': {'autostart': False, 'max_spread': 1e6, 'seed': seed,
+                               'planner': str(folder / 'planner.yaml')}}, tmp_path / 'logs')
+    return start
+
+
+def run(operator, steps):
+    """Drive the robot for some steps, and return the run."""
+    operator.prepare({})
+    bag = operator.record_run(steps, 10.0)
+    return Run(bag, load_dataset([bag], SPEC), operator.ticks)
 
 
 def stored(bag, topic):
@@ -108,17 +104,22 @@ def assert_is_physics(dataset):
         np.testing.assert_allclose(robot.state(), next_state, rtol=0.0, atol=1e-9)
 
 
+@pytest.mark.any_pace
 def test_lockstep_is_a_function_of_the_seed(operate, folder):
-    first, again, other = (operate(50, seed, lockstep=True) for seed in (3, 3, 4))
+    with operate(50, lockstep=True, seed=3) as operator:
+        first = run(operator, 50)
+    with operate(50, lockstep=True, seed=3) as operator:
+        again = run(operator, 50)
+        other = run(operator, 50)  # from the next start that the robot draws
     episode, = first.dataset.episodes
     assert episode.num_steps == 50
-    for run in (again, other):
-        twin, = run.dataset.episodes
-        equal = run is again
+    for then in (again, other):
+        twin, = then.dataset.episodes
+        equal = then is again
         assert np.array_equal(episode.states, twin.states) == equal
         assert np.array_equal(episode.actions, twin.actions) == equal
     assert first.dataset.hash == again.dataset.hash
-    commands = [[m.data.tolist() for m in stored(run.bag, COMMANDS)] for run in (first, again)]
+    commands = [[m.data.tolist() for m in stored(then.bag, COMMANDS)] for then in (first, again)]
     assert commands[0] == commands[1]
     # The safe value at activation, one answer to each of 51 observations, the safe value at the
     # end; the last answer no longer acts.
@@ -151,29 +152,47 @@ def test_lockstep_is_a_function_of_the_seed(operate, folder):
 
 
 def test_in_real_time_what_acted_is_what_was_recorded(operate):
-    run = operate(25, 5, lockstep=False)
-    observations = stored(run.bag, '/joint_states')
+    with operate(25, lockstep=False, seed=5) as operator:
+        recorded = run(operator, 25)
+    observations = stored(recorded.bag, '/joint_states')
     assert len(observations) == 26
-    assert_is_physics(run.dataset)
+    assert_is_physics(recorded.dataset)
     steps = np.diff(stamps_ns(observations))
     assert steps.min() == SPEC.dt_ns  # no jitter; only a machine that stalls shifts the grid
     if (steps == SPEC.dt_ns).all():
-        episode, = run.dataset.episodes
+        episode, = recorded.dataset.episodes
         assert episode.num_steps == 25
         # The answer to an observation acts from the next one on: at first the safe value does.
         assert episode.actions[0] == 0.0
         assert len(np.unique(episode.actions)) > 5
-    assert count_ticks(run.ticks, 26)['ticks'] > 13
-    commands = stored(run.bag, COMMANDS)
+    assert count_ticks(recorded.ticks, 26)['ticks'] > 13
+    commands = stored(recorded.bag, COMMANDS)
     assert commands[-1].data.tolist() == [0.0]
 
 
-def test_the_operator_says_what_a_node_refused(ros_domain, folder, tmp_path):
-    options = NodeOptions(task=str(folder / 'task.yaml'), model='nowhere', use_sim_time=True)
-    extra = {'sim_robot': {'start_paused': True},
-             'data_logger': {'output': str(tmp_path), 'record': False},
-             'mpc_controller': {'autostart': False}}
-    with Operator(SPEC, options, extra, tmp_path / 'logs') as operator:
+@pytest.mark.any_pace
+def test_a_logger_that_learns_of_the_controller_late_misses_nothing(operate, eventually):
+    with operate(20, lockstep=True) as operator:
+        bag = Path(operator.switch('data_logger', 'record', on=True))
+        logger = operator.processes['data_logger']
+        # It hears of the topics of a controller that is configured now two seconds later.
+        logger.send_signal(signal.SIGSTOP)
+        operator.prepare({})
+        Timer(2.0, logger.send_signal, [signal.SIGCONT]).start()
+        operator.activate('mpc_controller')
+        operator.switch('sim_robot', 'set_pause', on=False)
+        assert eventually(lambda: len(operator.ticks) == 21, timeout_s=20.0)
+        operator.deactivate('mpc_controller')
+        operator.switch('data_logger', 'record', on=False)
+    # The safe value at both ends, and an answer to each of 21 observations.
+    assert len(stored(bag, COMMANDS)) == 23
+    assert len(stored(bag, '/mpc_controller/tick')) == 21
+    assert len(stored(bag, '/mpc_controller/decision')) == 21
+
+
+@pytest.mark.any_pace
+def test_the_operator_says_what_a_node_refused(operate):
+    with operate(20, lockstep=True, model='nowhere') as operator:
         with pytest.raises(OperationError,
                            match=r"refused to configure(.|\n)*no model 'nowhere'"):
             operator.configure('mpc_controller')

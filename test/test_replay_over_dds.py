@@ -17,6 +17,7 @@ from mbrl_ros.core.robot import load_robot
 from mbrl_ros.nodes.operator import Operator
 from mbrl_ros.nodes.table import NodeOptions
 
+pytestmark = pytest.mark.any_pace
 SPEC = load_robot('cartpole')
 EPISODES, STEPS = 5, 200
 
@@ -39,18 +40,12 @@ def test_a_thousand_logged_decisions_come_out_the_same(ros_domain, options, tmp_
         'data_logger': {'output': str(tmp_path), 'record': False},
         'mpc_controller': {'autostart': False, 'seed': 3, 'max_spread': 1e6}}
     with Operator(SPEC, options, extra, tmp_path / 'logs') as operator:
-        operator.configure('mpc_controller')
-        operator.wait_until_connected()
+        operator.prepare({})
         bag = Path(operator.switch('data_logger', 'record', on=True))
         for episode in range(EPISODES):
             if episode:
                 operator.trigger('data_logger', 'new_episode')
-            operator.trigger('sim_robot', 'reset_world')
-            operator.activate('mpc_controller')
-            operator.start_counting()
-            operator.switch('sim_robot', 'set_pause', on=False)
-            operator.wait_for_observations(STEPS + 1, 10.0)
-            operator.deactivate('mpc_controller')
+            operator.run(STEPS, 10.0)
         operator.switch('data_logger', 'record', on=False)
     # What was decided is in the bag alone: the task's file may change.
     (tmp_path / 'task.yaml').unlink()

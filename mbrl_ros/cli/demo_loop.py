@@ -15,6 +15,7 @@ from mbrl_ros.core.task import TaskSpec
 from mbrl_ros.core.yaml_file import load
 from mbrl_ros.data.dataset import load_dataset
 from mbrl_ros.nodes.data_logger import LoggerParams
+from mbrl_ros.nodes.goal_message import build_goal
 from mbrl_ros.nodes.operator import Operator
 from mbrl_ros.nodes.table import NodeOptions
 
@@ -121,25 +122,13 @@ class DemoLoop:
     def _run_trial(self, operator: Operator, parameters: dict[str, Any], model: Path | None,
                    **scores: Any) -> Trial:
         number = len(self.trials)
-        if self.trials:
-            operator.cleanup('mpc_controller')
         # Every trial has random numbers of its own, all of them from the one seed.
-        operator.set_parameters('mpc_controller',
-                                parameters | {'seed': 1000 * self._seed + number})
-        operator.configure('mpc_controller')
-        operator.wait_until_connected()
+        operator.prepare(parameters | {'seed': 1000 * self._seed + number})
         goal = self._goal.draw_goal(np.random.default_rng([self._seed, number]))
-        operator.trigger('sim_robot', 'reset_world')
-        bag = Path(operator.switch('data_logger', 'record', on=True))
-        operator.send_goal(self._goal.goal, goal.tolist())
-        operator.activate('mpc_controller')
-        operator.start_counting()
-        operator.switch('sim_robot', 'set_pause', on=False)
         steps = self._goal.episode_steps
         with show.trial(self._console, number, steps) as progress:
-            operator.wait_for_observations(steps + 1, SILENCE_S, progress)
-        operator.deactivate('mpc_controller')
-        operator.switch('data_logger', 'record', on=False)
+            bag = operator.record_run(steps, SILENCE_S, progress=progress,
+                                      goal=build_goal(self._goal.goal, goal.tolist()))
         self._bags.append(bag)
         dataset = load_dataset([bag], self._spec)
         earlier_s = self.trials[-1].robot_seconds if self.trials else 0.0

@@ -12,7 +12,7 @@ from mbrl_ros.control.gate import limit_following
 from mbrl_ros.control.latch import Latch
 from mbrl_ros.core.robot import JOINT_TRAJECTORY, RobotSpec
 from mbrl_ros.nodes.messages import build_commands, COMMAND_QOS
-from mbrl_ros.nodes.qos import advertise
+from mbrl_ros.nodes.qos import advertise, wait_until_heard
 
 ACK_TIMEOUT_S = 0.5
 
@@ -43,9 +43,10 @@ class CommandOutlet:
         self._is_open = False
 
     def open(self) -> None:
-        """Let commands out from now on, beginning with the safe value."""
+        """Let commands out from now on, beginning with the safe value, once that has arrived."""
         self._is_open = True
         self.send_safe()
+        wait_until_heard(self._node, self._publishers.values())
 
     def shut(self) -> None:
         """Publish the safe value, and from now on nothing else, whoever sends."""

@@ -116,10 +116,12 @@ class MpcController(ManagedNode):
         self._inbox = ObservationInbox(robot, lockstep=p.lockstep)
         self._goal = GoalTopics(self, self._task, self._take_goal)
         made.callback(self._goal.close)
-        self._outlet = CommandOutlet(self, robot, self._latch)
-        made.callback(self._outlet.close)
         self._topics = ControllerTopics(self, robot, self._task, self._config, p.frame)
         made.callback(self._topics.close)
+        # After the other topics: DDS tells of them in this order, so whoever has heard the first
+        # command has found the others too.
+        self._outlet = CommandOutlet(self, robot, self._latch)
+        made.callback(self._outlet.close)
         self._reports = ControllerReports(
             robot, self._inbox, self._meter, self._latch, self._outlet, self._topics,
             self._supervisor, p.plan_periods * robot.dt_s * 1e3, lambda: self.is_active)

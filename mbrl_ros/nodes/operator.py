@@ -4,7 +4,7 @@ Start the nodes as processes and operate them: what a person would do with the r
 `mbrl-ros demo` is such an operator; so are the tests that close the loop over DDS.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 import subprocess
@@ -28,8 +28,6 @@ from std_srvs.srv import SetBool, Trigger
 
 from mbrl_ros.core.errors import MbrlError
 from mbrl_ros.core.robot import RobotSpec
-from mbrl_ros.core.task import GoalField
-from mbrl_ros.nodes.goal_message import build_goal
 from mbrl_ros.nodes.messages import message_class, RELIABLE_QOS
 from mbrl_ros.nodes.processes import end
 from mbrl_ros.nodes.table import GROUPS, NodeOptions
@@ -37,6 +35,8 @@ from mbrl_ros.nodes.table import GROUPS, NodeOptions
 START_TIMEOUT_S = 30.0
 CALL_TIMEOUT_S = 20.0
 SETTLE_S = 0.5
+ANSWER_S = 1.0
+POLL_S = 0.05
 LEAVING_S = 5.0
 GOAL_LISTENERS = 2  # controller and logger
 # Every message counts, and lock-step sends them faster than one thread of Python takes them.
@@ -62,6 +62,13 @@ class Operator:
     logs : Path
         Folder for one log file a node.
 
+    Attributes
+    ----------
+    processes : dict of str to Popen
+        Of the nodes, by node name.
+    ticks : list of dict
+        What `~/tick` of the controller told since `start_counting`.
+
     """
 
     def __init__(self, robot: RobotSpec, options: NodeOptions,
@@ -69,7 +76,7 @@ class Operator:
         self._robot, self._options = robot, options
         self._extra, self._logs = extra, logs
         self._entries = GROUPS['demo']
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._changed = Condition()
         self._num_observations = 0
         self.ticks: list[dict[str, str]] = []
@@ -79,8 +86,8 @@ class Operator:
         pacer = robot.observation[0]
         self._node.create_subscription(message_class(pacer.type), pacer.topic,
                                        self._count, COUNTING_QOS)
-        self._node.create_subscription(DiagnosticStatus, 'mpc_controller/tick',
-                                       self._on_tick, COUNTING_QOS)
+        self._told = self._node.create_subscription(DiagnosticStatus, 'mpc_controller/tick',
+                                                    self._on_tick, COUNTING_QOS)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._thread = Thread(target=self._spin, name='operator', daemon=True)
@@ -94,7 +101,7 @@ class Operator:
             for entry in self._entries:
                 command = entry.command(self._options, self._extra.get(entry.name))
                 with (self._logs / f'{entry.name}.log').open('wb') as log:
-                    self._processes[entry.name] = subprocess.Popen(
+                    self.processes[entry.name] = subprocess.Popen(
                         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                         start_new_session=True)
             for entry in self._entries:
@@ -130,8 +137,8 @@ class Operator:
 
     def close(self) -> None:
         """Interrupt each process, wait for it, and leave DDS."""
-        for name in reversed(list(self._processes)):
-            end(self._processes.pop(name))
+        for name in reversed(list(self.processes)):
+            end(self.processes.pop(name))
         rclpy.try_shutdown()
         if self._thread.is_alive():
             self._thread.join()
@@ -151,6 +158,79 @@ class Operator:
     def cleanup(self, node: str) -> None:
         """Clean up a lifecycle node."""
         self._transition(node, 'clean up', Transition.TRANSITION_CLEANUP)
+
+    def prepare(self, parameters: Mapping[str, Any]) -> None:
+        """
+        Configure the controller, anew if it is, and wait until all nodes have found each other.
+
+        Parameters
+        ----------
+        parameters : mapping of str to value
+            Of the controller, set before.
+
+        """
+        if self.state('mpc_controller') == State.PRIMARY_STATE_INACTIVE:
+            self.cleanup('mpc_controller')
+            # Its topics must not be taken for the new ones.
+            self._wait(lambda: not self._told.get_publisher_count(), CALL_TIMEOUT_S,
+                       'the topics of the controller that was cleaned up stay')
+        self.set_parameters('mpc_controller', parameters)
+        self.configure('mpc_controller')
+        # Observations go to logger, controller and operator; commands to robot and logger.
+        wanted = {**dict.fromkeys(self._robot.observation_topics(), 2),
+                  **dict.fromkeys(self._robot.action_topics(), 2)}
+        wanted[self._robot.observation[0].topic] = 3
+        self._wait(lambda: self._told.get_publisher_count() > 0 and all(
+            self._node.count_publishers(topic) and self._node.count_subscribers(topic) >= count
+            for topic, count in wanted.items()), START_TIMEOUT_S,
+            f'the nodes did not find each other in {START_TIMEOUT_S:g} s. Try: mbrl-ros doctor')
+        # The robot hears of the controller's ears about when we hear of them. Who listens to the
+        # controller is its own care: it sees its first command acknowledged.
+        time.sleep(SETTLE_S)
+
+    def record_run(self, steps: int, silence_s: float, *, goal: Mapping[str, Any] | None = None,
+                   progress: Callable[[int], None] | None = None) -> Path:
+        """
+        Let the prepared controller drive the paused robot from a new start, and record that.
+
+        Parameters
+        ----------
+        steps : int
+            Control periods after which the robot pauses itself (its `pause_after_steps`).
+        silence_s : float
+            How long the robot may say nothing.
+        goal : mapping of str to message, optional
+            What to send to the goal topics before.
+        progress : callable, optional
+            Takes the number of observations so far.
+
+        Returns
+        -------
+        Path
+            The bag.
+
+        Raises
+        ------
+        OperationError
+            If a node refuses, dies, or falls silent.
+
+        """
+        bag = Path(self.switch('data_logger', 'record', on=True))
+        for topic, message in (goal or {}).items():
+            self._send_goal(topic, message)
+        self.run(steps, silence_s, progress)
+        self.switch('data_logger', 'record', on=False)
+        return bag
+
+    def run(self, steps: int, silence_s: float,
+            progress: Callable[[int], None] | None = None) -> None:
+        """Let the prepared controller drive, as `record_run` does, whoever records it."""
+        self.trigger('sim_robot', 'reset_world')
+        self.activate('mpc_controller')
+        self.start_counting()
+        self.switch('sim_robot', 'set_pause', on=False)
+        self._wait_for_observations(steps + 1, silence_s, progress)
+        self.deactivate('mpc_controller')
 
     def state(self, node: str) -> int:
         """Return the lifecycle state of a node (constants of State)."""
@@ -172,67 +252,46 @@ class Operator:
         """Call a SetBool service and return its message."""
         return self._checked(node, service, SetBool, SetBool.Request(data=on))
 
-    def send_goal(self, fields: Sequence[GoalField], values: Sequence[float]) -> None:
-        """
-        Publish a goal to the configured controller (and logger), and see that it arrived.
-
-        Raises
-        ------
-        OperationError
-            If nobody listens, or a listener does not acknowledge it.
-
-        """
-        for topic, message in build_goal(fields, values).items():
-            publisher = self._node.create_publisher(type(message), topic, RELIABLE_QOS)
-            deadline = time.monotonic() + CALL_TIMEOUT_S
-            while publisher.get_subscription_count() < GOAL_LISTENERS:
-                self._check_alive()
-                if time.monotonic() > deadline:
-                    raise OperationError(f"nobody takes the goal from topic '{topic}'. Does the "
-                                         'task of the controller name it?')
-                time.sleep(0.05)
-            publisher.publish(message)
-            if not publisher.wait_for_all_acked(Duration(seconds=CALL_TIMEOUT_S)):
-                raise OperationError(f"the goal on topic '{topic}' was not acknowledged in "
-                                     f'{CALL_TIMEOUT_S:g} s')
-            self._node.destroy_publisher(publisher)
-
-    def wait_until_connected(self) -> None:
-        """Wait until every node has found the topics it needs, so that no message is lost."""
-        deadline = time.monotonic() + START_TIMEOUT_S
-        # Observations go to logger, controller and operator; commands to robot and logger.
-        wanted = {**dict.fromkeys(self._robot.observation_topics(), 2),
-                  **dict.fromkeys(self._robot.action_topics(), 2)}
-        wanted[self._robot.observation[0].topic] = 3
-        while any(self._node.count_subscribers(topic) < count for topic, count in wanted.items()) \
-                or any(self._node.count_publishers(topic) < 1 for topic in wanted):
-            self._check_alive()
-            if time.monotonic() > deadline:
-                raise OperationError('the nodes did not find each other in '
-                                     f'{START_TIMEOUT_S:g} s. Try: mbrl-ros doctor')
-            time.sleep(0.05)
-        # The graph is known here a moment before the endpoints have matched everywhere.
-        time.sleep(SETTLE_S)
-
     def start_counting(self) -> None:
         """Forget the observations and ticks seen so far."""
         with self._changed:
             self._num_observations = 0
             self.ticks = []
 
-    def wait_for_observations(self, count: int, silence_s: float,
-                              progress: Callable[[int], None] | None = None) -> None:
+    def _spin(self) -> None:
+        with suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def _count(self, _message: Any) -> None:
+        with self._changed:
+            self._num_observations += 1
+            self._changed.notify_all()
+
+    def _on_tick(self, message: DiagnosticStatus) -> None:
+        values = {item.key: item.value for item in message.values}
+        with self._changed:
+            self.ticks.append(values | {'reason': message.message})
+            self._changed.notify_all()
+
+    def _send_goal(self, topic: str, message: Any) -> None:
+        """Publish a goal to controller and logger, and see that it arrived."""
+        publisher = self._node.create_publisher(type(message), topic, RELIABLE_QOS)
+        self._wait(lambda: publisher.get_subscription_count() >= GOAL_LISTENERS, CALL_TIMEOUT_S,
+                   f"nobody takes the goal from topic '{topic}'. Does the task of the controller "
+                   'name it?')
+        publisher.publish(message)
+        if not publisher.wait_for_all_acked(Duration(seconds=CALL_TIMEOUT_S)):
+            raise OperationError(f"the goal on topic '{topic}' was not acknowledged in "
+                                 f'{CALL_TIMEOUT_S:g} s')
+        self._node.destroy_publisher(publisher)
+
+    def _wait_for_observations(self, count: int, silence_s: float,
+                               progress: Callable[[int], None] | None) -> None:
         """
         Wait until the robot has published `count` observations, and the controller's answers.
 
-        An answer that does not come within half a second is not waited for: its observation, or
-        the tick that tells of it, may be lost.
-
-        Raises
-        ------
-        OperationError
-            If none came for `silence_s`, or a node died.
-
+        An answer that does not come soon is not waited for: its observation, or the tick that
+        tells of it, may be lost.
         """
         seen, last_s = 0, time.monotonic()
         while seen < count:
@@ -250,34 +309,25 @@ class Operator:
             self._check_alive()
         with self._changed:
             self._changed.wait_for(
-                lambda: len({tick['stamp_ns'] for tick in self.ticks}) >= count, SETTLE_S)
-
-    def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()
-
-    def _count(self, _message: Any) -> None:
-        with self._changed:
-            self._num_observations += 1
-            self._changed.notify_all()
-
-    def _on_tick(self, message: DiagnosticStatus) -> None:
-        values = {item.key: item.value for item in message.values}
-        with self._changed:
-            self.ticks.append(values | {'reason': message.message})
-            self._changed.notify_all()
+                lambda: len({tick['stamp_ns'] for tick in self.ticks}) >= count, ANSWER_S)
 
     def _wait_until_up(self, node: str) -> None:
         client: Client[Any, Any] = self._node.create_client(GetState, f'{node}/get_state')
-        deadline = time.monotonic() + START_TIMEOUT_S
         wanted = State.PRIMARY_STATE_ACTIVE if self._autostarts(node) \
             else State.PRIMARY_STATE_UNCONFIGURED
-        while not client.wait_for_service(0.1) or self.state(node) != wanted:
-            self._check_alive()
-            if time.monotonic() > deadline:
-                raise OperationError(
-                    f'{node} did not come up in {START_TIMEOUT_S:g} s.{self._log(node)}')
+        self._wait(lambda: client.wait_for_service(0.1) and self.state(node) == wanted,
+                   START_TIMEOUT_S, f'{node} did not come up in {START_TIMEOUT_S:g} s.', node)
         self._node.destroy_client(client)
+
+    def _wait(self, is_done: Callable[[], bool], timeout_s: float, problem: str,
+              node: str = '') -> None:
+        """Wait until something is so, as long as all nodes live; or tell, with a node's log."""
+        deadline_s = time.monotonic() + timeout_s
+        while not is_done():
+            self._check_alive()
+            if time.monotonic() > deadline_s:
+                raise OperationError(problem + (self._log(node) if node else ''))
+            time.sleep(POLL_S)
 
     def _autostarts(self, node: str) -> bool:
         return bool(self._extra.get(node, {}).get('autostart', True))
@@ -314,7 +364,7 @@ class Operator:
             self._changed.notify_all()
 
     def _check_alive(self) -> None:
-        for name, process in self._processes.items():
+        for name, process in self.processes.items():
             if process.poll() is not None:
                 raise OperationError(
                     f'{name} ended with status {process.returncode}.{self._log(name)}')

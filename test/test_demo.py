@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -130,6 +131,18 @@ def test_a_refusal_is_told_on_standard_error(tmp_path):
     result = mbrl('bag', 'info', tmp_path / 'no_bag')
     assert (result.returncode, result.stdout) == (1, '')
     assert result.stderr.strip().startswith(f'error: no bag at {tmp_path}')
+
+
+def test_a_demo_that_is_terminated_takes_its_nodes_along(tmp_path, eventually):
+    demo = subprocess.Popen([sys.executable, '-m', 'mbrl_ros.cli.main', 'demo', '--lockstep',
+                             '--output', str(tmp_path)], stdout=subprocess.DEVNULL)
+    logs = {name: tmp_path / f'logs/{name}.log'
+            for name in ('sim_robot', 'data_logger', 'mpc_controller')}
+    assert eventually(logs['data_logger'].exists, 60.0)
+    assert eventually(lambda: 'recording' in logs['data_logger'].read_text(), 60.0)
+    demo.terminate()
+    assert demo.wait(60.0) == 128 + signal.SIGTERM
+    assert all('the node ends: SIGINT' in log.read_text() for log in logs.values())
 
 
 def test_it_learns_to_swing_up_from_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """Entry point of `mbrl-ros`: verbs, and refusals shown without a traceback."""
 
+import signal
 import sys
 from typing import Annotated
 
@@ -49,8 +50,14 @@ app.add_typer(bag.app, name='bag')
 app.add_typer(bench.app, name='bench')
 
 
+def _stop(number: int, _frame: object) -> None:
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Run the command line."""
+    # As Ctrl-C does, so that the nodes and workers of a command end with it.
+    signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except MbrlError as error:

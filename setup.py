@@ -91,8 +91,8 @@ setup(
             'ros-trajectory-msgs',
             'ros-visualization-msgs',
         ],
-        'test': ['hypothesis>=6.100', 'mypy>=1.13', 'pytest>=8', 'pytest-xdist>=3.6',
-                 'ruff>=0.9',
+        'test': ['hypothesis>=6.100', 'mypy>=1.13', 'pytest>=8',
+                 'pytest-rerunfailures>=15', 'pytest-xdist>=3.6', 'ruff>=0.9',
                  # For what the extras above are tested with.
                  'gymnasium>=1,<2', 'minari[hdf5]>=0.5.4,<0.6', 'optuna>=4,<6', 'pyarrow>=18',
                  'tensorboard>=2.18,<3',

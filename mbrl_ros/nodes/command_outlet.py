@@ -43,7 +43,7 @@ class CommandOutlet:
         self._is_open = False
 
     def open(self) -> None:
-        """Let commands out from now on, beginning with the safe value, once that has arrived."""
+        """Let commands out from now on; return when the first, the safe value, has arrived."""
         self._is_open = True
         self.send_safe()
         wait_until_heard(self._node, self._publishers.values())

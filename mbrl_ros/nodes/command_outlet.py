@@ -12,9 +12,11 @@ from mbrl_ros.control.gate import limit_following
 from mbrl_ros.control.latch import Latch
 from mbrl_ros.core.robot import JOINT_TRAJECTORY, RobotSpec
 from mbrl_ros.nodes.messages import build_commands, COMMAND_QOS
-from mbrl_ros.nodes.qos import advertise, wait_until_heard
+from mbrl_ros.nodes.qos import advertise
 
 ACK_TIMEOUT_S = 0.5
+# DDS repeats what it tells of a new publisher after three seconds, should that be lost.
+FIRST_ACK_TIMEOUT_S = 5.0
 
 
 class CommandOutlet:
@@ -43,10 +45,19 @@ class CommandOutlet:
         self._is_open = False
 
     def open(self) -> None:
-        """Let commands out from now on; return when the first, the safe value, has arrived."""
+        """
+        Let commands out from now on; return when the first, the safe value, has arrived.
+
+        DDS tells a listener of a publisher a while after it tells the publisher of the listener,
+        who ignores all that is sent until then. Whoever has acknowledged a command misses no
+        later one; nobody is waited for longer than five seconds.
+        """
         self._is_open = True
         self.send_safe()
-        wait_until_heard(self._node, self._publishers.values())
+        for topic in self._unheard(FIRST_ACK_TIMEOUT_S):
+            self._node.get_logger().warning(
+                f'{topic}: somebody who listens has not acknowledged the first command in '
+                f'{FIRST_ACK_TIMEOUT_S:g} s; nobody waits for it any longer')
 
     def shut(self) -> None:
         """Publish the safe value, and from now on nothing else, whoever sends."""
@@ -103,8 +114,13 @@ class CommandOutlet:
 
     def flush(self) -> None:
         """Wait until what was sent has arrived, half a second at the most."""
-        for publisher in self._publishers.values():
-            publisher.wait_for_all_acked(Duration(seconds=ACK_TIMEOUT_S))
+        self._unheard(ACK_TIMEOUT_S)
+
+    def _unheard(self, timeout_s: float) -> list[str]:
+        """Wait until what was sent has arrived; return the topics where it has not in time."""
+        timeout = Duration(seconds=timeout_s)
+        return [topic for topic, publisher in self._publishers.items()
+                if not publisher.wait_for_all_acked(timeout)]
 
     def close(self) -> None:
         """Release the topics."""

@@ -1,10 +1,9 @@
 """Topics to and from a robot: their QoS may be overridden, and a mismatch is said aloud."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
-from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -14,8 +13,6 @@ from rclpy.subscription import Subscription
 
 from mbrl_ros.nodes.messages import message_class
 
-# DDS repeats what it tells of a new publisher after three seconds, should that be lost.
-FIRST_TIMEOUT_S = 5.0
 _POLICIES = (QoSPolicyKind.DEPTH, QoSPolicyKind.DURABILITY, QoSPolicyKind.HISTORY,
              QoSPolicyKind.RELIABILITY)
 
@@ -53,20 +50,6 @@ def advertise(node: Node, type_name: str, topic: str, qos: QoSProfile) -> Publis
         node, topic, 'publisher', 'a subscriber asks for more than is offered; it hears nothing'))
     return node.create_publisher(message_class(type_name), topic, _copy(qos),
                                  event_callbacks=events, qos_overriding_options=_options())
-
-
-def wait_until_heard(node: Node, publishers: Iterable[Publisher]) -> None:
-    """
-    Wait until the first message of some publishers has arrived, a few seconds at the most.
-
-    DDS tells a listener of a publisher a while after it tells the publisher of the listener, who
-    ignores all that is sent until then. Whoever has acknowledged a message misses no later one.
-    """
-    for publisher in publishers:
-        if not publisher.wait_for_all_acked(Duration(seconds=FIRST_TIMEOUT_S)):
-            node.get_logger().warning(
-                f'{publisher.topic_name}: somebody who listens has not acknowledged the first '
-                f'message in {FIRST_TIMEOUT_S:g} s; nobody waits for it any longer')
 
 
 def _reporter(node: Node, topic: str, kind: str, problem: str) -> Callable[[Any], None]:

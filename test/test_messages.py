@@ -6,16 +6,14 @@ import pytest
 
 pytest.importorskip('rclpy')
 
-from builtin_interfaces.msg import Time
 from pydantic import ValidationError
 
 from mbrl_ros.core.errors import ObservationError
 from mbrl_ros.core.robot import load_robot
-from mbrl_ros.nodes.messages import build_commands, fill, message_class
+from mbrl_ros.nodes.messages import build_commands, fill, has_stamp, message_class
 from mbrl_ros.sim.command_inbox import CommandInbox
 from mbrl_ros.sim.mujoco_robot import MujocoRobot
 
-STAMP = Time(sec=12, nanosec=345)
 TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
 U = {'name': 'u', 'unit': 'N*m', 'topic': 'commands', 'type': TRAJECTORY,
      'path': 'points[0].effort[elbow]', 'min': -1.0, 'max': 1.0, 'rate_limit': 100.0,
@@ -23,18 +21,18 @@ U = {'name': 'u', 'unit': 'N*m', 'topic': 'commands', 'type': TRAJECTORY,
 ARM = [U, U | {'name': 'v', 'path': 'points[0].effort[wrist]'}]
 
 
-def test_a_twist_is_filled_and_stamped():
-    message = build_commands(load_robot('base'), [0.5, -1.0], stamp=STAMP)[
-        'diff_drive_controller/cmd_vel']
-    assert (message.header.stamp, message.twist.linear.x, message.twist.angular.z) \
-        == (STAMP, 0.5, -1.0)
+def test_a_twist_is_filled_and_may_be_stamped():
+    message = build_commands(load_robot('base'), [0.5, -1.0])['diff_drive_controller/cmd_vel']
+    assert has_stamp(message)
+    assert (message.twist.linear.x, message.twist.angular.z) == (0.5, -1.0)
     assert (message.twist.linear.y, message.twist.angular.x) == (0.0, 0.0)
 
 
 def test_a_message_without_header_needs_no_stamp():
     plain = U | {'type': 'geometry_msgs/msg/Twist', 'path': 'linear.x'}
     robot = tiny_robot(action=[plain, plain | {'name': 'v', 'path': 'angular.z'}])
-    message = build_commands(robot, [0.25, -0.5], stamp=STAMP)['commands']
+    message = build_commands(robot, [0.25, -0.5])['commands']
+    assert not has_stamp(message)
     assert (message.linear.x, message.angular.z) == (0.25, -0.5)
     inbox = CommandInbox(robot.action)
     assert inbox.parse('commands', message).tolist() == [0.25, -0.5]
@@ -49,8 +47,9 @@ def test_arrays_are_filled_by_index_whatever_the_order_of_the_spec():
 def test_a_trajectory_carries_the_whole_plan():
     robot = tiny_robot(action=ARM)
     plan = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
-    message = build_commands(robot, plan[0], stamp=STAMP, following=plan[1:])['commands']
-    assert (message.header.stamp, list(message.joint_names)) == (STAMP, ['elbow', 'wrist'])
+    message = build_commands(robot, plan[0], following=plan[1:])['commands']
+    assert has_stamp(message)
+    assert list(message.joint_names) == ['elbow', 'wrist']
     np.testing.assert_array_equal([p.effort for p in message.points], plan)
     # At 10 Hz the first point is due after 0.1 s.
     assert [p.time_from_start.nanosec for p in message.points] == [10**8, 2 * 10**8, 3 * 10**8]

@@ -344,7 +344,7 @@ def test_a_command_without_a_plan_ends_safe_too(files, trajectory_robot, robot, 
     spin(controller)
     assert eventually(lambda: not controller._outlet.silent_topics())
     assert controller.trigger_activate() == OK, controller.refusal
-    controller._outlet.send(np.array([1.5]))
+    controller._outlet.send(controller._outlet.prepare(np.array([1.5])))
     assert eventually(lambda: len(trajectory_robot) == 2)
     assert [list(point.effort) for point in trajectory_robot[-1].points] == [[1.5], [SAFE]]
 

@@ -16,9 +16,9 @@ LONGEST_SILENCE = 200
 READY_SHARE = 0.985
 # What follows a command is over before the next observation comes, this share of all times.
 REST_SHARE = 0.9
-# Commands that are remembered, and after how many the hold is set anew. So many that a second in
-# which all is slow does not delay the commands of the next.
-NUM_REMEMBERED, NUM_BETWEEN = 1000, 20
+# Commands that are looked at together, and how many such blocks are remembered. The hold is what
+# their middle one needs: seconds in which all is slow do not delay the commands of the next.
+BLOCK, NUM_BLOCKS = 100, 9
 
 
 class Metronome:
@@ -42,9 +42,10 @@ class Metronome:
 
     def __init__(self, period_s: float, longest_s: float) -> None:
         self._period_s, self._longest_s = period_s, longest_s
-        self._beat_s, self._num_left = -math.inf, 0
-        self._ready_s: deque[float] = deque(maxlen=NUM_REMEMBERED)
-        self._rest_s: deque[float] = deque(maxlen=NUM_REMEMBERED)
+        self._beat_s = -math.inf
+        self._ready_s: list[float] = []
+        self._rest_s: list[float] = []
+        self._blocks: deque[tuple[float, float]] = deque(maxlen=NUM_BLOCKS)
         self.hold_s = 0.0
 
     def arrive(self, arrived_s: float) -> None:
@@ -75,7 +76,7 @@ class Metronome:
 
     def adapt(self, rest_s: float) -> None:
         """
-        Set the hold anew every so many commands; takes a quarter of a millisecond then.
+        Set the hold anew after each block; takes a quarter of a millisecond then.
 
         Parameters
         ----------
@@ -84,8 +85,11 @@ class Metronome:
 
         """
         self._rest_s.append(rest_s)
-        self._num_left += 1
-        if self._num_left >= NUM_BETWEEN:
-            self._num_left = 0
-            free_s = self._period_s - np.quantile(self._rest_s, REST_SHARE)
-            self.hold_s = float(min(np.quantile(self._ready_s, READY_SHARE), max(0.0, free_s)))
+        if len(self._rest_s) < BLOCK:
+            return
+        self._blocks.append((float(np.quantile(self._ready_s, READY_SHARE)),
+                             float(np.quantile(self._rest_s, REST_SHARE))))
+        self._ready_s.clear()
+        self._rest_s.clear()
+        ready_s, usual_rest_s = np.median(self._blocks, axis=0)
+        self.hold_s = float(max(0.0, min(ready_s, self._period_s - usual_rest_s)))

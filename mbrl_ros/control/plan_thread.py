@@ -68,6 +68,15 @@ class PlanThread:
         self._finished.append(self.last)
         return ''
 
+    def foresee(self) -> None:
+        """
+        Compute what the newest plan foresees, in the thread that plans while that has no plan.
+
+        Whoever asks the plan for its `prediction` meanwhile waits for it, or computes it too.
+        """
+        if self.last is not None and self._running is None:
+            self._worker.submit(getattr, self.last, 'prediction')
+
     def take_news(self) -> tuple[tuple[Decision, ...], str]:
         """Return plans collected since the last call, and the traceback of one that crashed."""
         news = tuple(self._finished), self._failure

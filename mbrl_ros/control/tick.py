@@ -97,6 +97,9 @@ class Pilot(Protocol):
     def tick(self, observation: Observation) -> Tick:
         """Do one tick."""
 
+    def prepare_review(self) -> None:
+        """Begin on another thread what `review` is going to need; takes no time here."""
+
     def review(self, observation: Observation, tick: Tick) -> None:
         """Learn from a tick; its command is already on its way."""
 
@@ -120,6 +123,9 @@ class CollectPilot:
                                    spread=0.0)
         return Tick(self._index, verdict, None, missed=False,
                     rung='safe' if verdict.safe else 'plan')
+
+    def prepare_review(self) -> None:
+        """Nothing was foreseen."""
 
     def review(self, observation: Observation, tick: Tick) -> None:
         """Nothing was foreseen."""
@@ -265,6 +271,10 @@ class PlanPilot:
         for index in range(self._index, self._index + self._chunk_steps):
             commands.append(self._act(index, state, problem, commands[-1]).verdict.command)
         return commands[1:]
+
+    def prepare_review(self) -> None:
+        """Have the plan thread compute what the newest plan foresees."""
+        self._plans.foresee()
 
     def review(self, observation: Observation, tick: Tick) -> None:
         """Compare what was foreseen with what was observed."""

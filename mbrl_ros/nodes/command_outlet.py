@@ -1,6 +1,9 @@
 """The command topics: the one place from which the controller commands the robot."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 from builtin_interfaces.msg import Time
 import numpy as np
@@ -11,12 +14,31 @@ from rclpy.publisher import Publisher
 from mbrl_ros.control.gate import limit_following
 from mbrl_ros.control.latch import Latch
 from mbrl_ros.core.robot import JOINT_TRAJECTORY, RobotSpec
-from mbrl_ros.nodes.messages import build_commands, COMMAND_QOS
+from mbrl_ros.nodes.messages import build_commands, COMMAND_QOS, has_stamp
 from mbrl_ros.nodes.qos import advertise
 
 ACK_TIMEOUT_S = 0.5
 # DDS repeats what it tells of a new publisher after three seconds, should that be lost.
 FIRST_ACK_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """
+    A command that is ready to be sent.
+
+    Attributes
+    ----------
+    messages : mapping
+        One a command topic, not stamped yet.
+    observed_ns, num_trips
+        As `CommandOutlet.prepare` has them.
+
+    """
+
+    messages: Mapping[str, Any]
+    observed_ns: int
+    num_trips: int | None
 
 
 class CommandOutlet:
@@ -64,10 +86,10 @@ class CommandOutlet:
         self._is_open = False
         self.send_safe()
 
-    def send(self, command: np.ndarray, observed_ns: int = 0,
-             following: np.ndarray | None = None, num_trips: int | None = None) -> None:
+    def prepare(self, command: np.ndarray, observed_ns: int = 0,
+                following: np.ndarray | None = None, num_trips: int | None = None) -> Outgoing:
         """
-        Publish a command.
+        Build the messages of a command, so that sending it takes as little time as it can.
 
         Parameters
         ----------
@@ -85,27 +107,34 @@ class CommandOutlet:
             was released again, the safe value is sent.
 
         """
+        points: list[list[float]] = []
+        if self._takes_trajectories and (command != self._robot.safe_value).any():
+            if following is not None and len(following):
+                points = limit_following(self._robot, command, following).tolist()
+            points.append(self._robot.safe_value.tolist())
+        return Outgoing(build_commands(self._robot, command.tolist(), following=points),
+                        observed_ns, num_trips)
+
+    def send(self, outgoing: Outgoing) -> None:
+        """Publish a command, or in its place the safe value."""
         with self._lock:
             if not self._is_open or self._latch.reason \
-                    or num_trips not in (None, self._latch.num_trips):
-                command, following = self._robot.safe_value, None
-            points: list[list[float]] = []
-            if self._takes_trajectories and (command != self._robot.safe_value).any():
-                if following is not None and len(following):
-                    points = limit_following(self._robot, command, following).tolist()
-                points.append(self._robot.safe_value.tolist())
-            now_ns = self._node.get_clock().now().nanoseconds
-            if self._is_simulated:
-                now_ns = max(now_ns, observed_ns)
-            stamp = Time(sec=now_ns // 1_000_000_000, nanosec=now_ns % 1_000_000_000)
-            messages = build_commands(self._robot, command.tolist(), stamp=stamp,
-                                      following=points)
-            for topic, message in messages.items():
+                    or outgoing.num_trips not in (None, self._latch.num_trips):
+                outgoing = self.prepare(self._robot.safe_value, outgoing.observed_ns)
+            for message in filter(has_stamp, outgoing.messages.values()):
+                message.header.stamp = self._now(outgoing.observed_ns)
+            for topic, message in outgoing.messages.items():
                 self._publishers[topic].publish(message)
 
     def send_safe(self) -> None:
         """Publish the safe value."""
-        self.send(self._robot.safe_value)
+        self.send(self.prepare(self._robot.safe_value))
+
+    def _now(self, observed_ns: int) -> Time:
+        now_ns = self._node.get_clock().now().nanoseconds
+        if self._is_simulated:
+            now_ns = max(now_ns, observed_ns)
+        return Time(sec=now_ns // 1_000_000_000, nanosec=now_ns % 1_000_000_000)
 
     def silent_topics(self) -> list[str]:
         """Return the command topics that nobody listens to."""

@@ -15,6 +15,9 @@ from mbrl_ros.nodes.command_outlet import CommandOutlet
 from mbrl_ros.nodes.realtime import RealTime, RealTimeParams
 
 POLL_S = 0.1
+# A sleep ends up to this much late, and what runs after it is slow at first: so the last of the
+# way is not slept.
+AWAKE_S = 3e-4
 # Time to be told of every tick; the command is already on its way.
 OnTick = Callable[[Tick, int], None]
 
@@ -110,19 +113,25 @@ class ControlLoop:
             self._pilot.forget()  # plans from before the stop must not move the robot
             self._num_trips = num_trips
         tick = self._pilot.tick(observation)
-        if self._metronome is not None and observation.fresh and not tick.verdict.safe:
-            self._metronome.arrive(due_s)
+        outgoing = self._outlet.prepare(tick.verdict.command, observation.stamp_ns, tick.following,
+                                        num_trips)
+        metronome = self._metronome if observation.fresh and not tick.verdict.safe else None
+        if metronome is not None:
+            metronome.arrive(due_s)
             ready_s = time.monotonic()
-            hold_s = self._metronome.leave_s(due_s, ready_s) - ready_s
-            if hold_s > 0.0:  # a sleep of no length takes its time, too
-                time.sleep(hold_s)
-        self._outlet.send(tick.verdict.command, observation.stamp_ns, tick.following, num_trips)
+            leave_s = metronome.leave_s(due_s, ready_s)
+            if leave_s > ready_s:  # a sleep of no length takes its time, too
+                self._pilot.prepare_review()
+                time.sleep(max(0.0, leave_s - AWAKE_S - time.monotonic()))
+                while time.monotonic() < leave_s:
+                    pass
+        self._outlet.send(outgoing)
         sent_s = time.monotonic()
         # The command is on its way; from here on nobody waits.
         self._pilot.review(observation, tick)
         self._on_tick(tick, observation.stamp_ns)
-        if self._metronome is not None:
-            self._metronome.adapt(time.monotonic() - sent_s)
+        if metronome is not None:
+            metronome.adapt(time.monotonic() - sent_s)
 
     def _take_engine(self) -> bool:
         pilot, is_taken = self._pilot, False

@@ -6,7 +6,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from builtin_interfaces.msg import Duration, Time
+from builtin_interfaces.msg import Duration
 import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from trajectory_msgs.msg import JointTrajectoryPoint
@@ -47,7 +47,7 @@ def stamp_ns(message: Any, received_ns: int) -> int:
     return stamp or received_ns
 
 
-def build_commands(robot: RobotSpec, values: Sequence[float], *, stamp: Time | None = None,
+def build_commands(robot: RobotSpec, values: Sequence[float], *,
                    following: Sequence[Sequence[float]] = ()) -> dict[str, Any]:
     """
     Build one message a command topic.
@@ -58,9 +58,6 @@ def build_commands(robot: RobotSpec, values: Sequence[float], *, stamp: Time | N
         Its action fields say which topics, and where in their messages.
     values : sequence of float, length A
         Command, in each field's unit.
-    stamp : Time, optional
-        Goes into the messages that have a header; a header without a stamp means 'now' to
-        ros2_control.
     following : sequence of sequence of float, shape (H - 1, A)
         What the plan does after the command, one control period apart. Only a JointTrajectory has
         room for it: its points are the command and these, point i due (i + 1) control periods
@@ -74,9 +71,7 @@ def build_commands(robot: RobotSpec, values: Sequence[float], *, stamp: Time | N
     arrays: dict[tuple[str, tuple[str, ...]], dict[int, float]] = {}
     for index, (field, value) in enumerate(zip(robot.action, values, strict=True)):
         if field.topic not in commands:
-            message = commands[field.topic] = message_class(field.type)()
-            if stamp is not None and hasattr(message, 'header'):
-                message.header.stamp = stamp
+            commands[field.topic] = message_class(field.type)()
         message, path = commands[field.topic], MessagePath.parse(field.path)
         if field.type == JOINT_TRAJECTORY:
             _add_to_trajectory(message, path, [row[index] for row in rows], robot.dt_ns)
@@ -88,6 +83,11 @@ def build_commands(robot: RobotSpec, values: Sequence[float], *, stamp: Time | N
         setattr(_owner(commands[topic], attributes), attributes[-1],
                 [numbers[i] for i in range(len(numbers))])
     return commands
+
+
+def has_stamp(message: Any) -> bool:
+    """Return whether a message has a header; one without a stamp means 'now' to ros2_control."""
+    return hasattr(message, 'header')
 
 
 def _owner(message: Any, attributes: Sequence[str]) -> Any:

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 from functools import partial
 import math
 from pathlib import Path
+import time
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,7 @@ class MpcController(ManagedNode):
         self._hear(made)
 
     def _hear(self, made: ExitStack) -> None:
+        self._is_simulated = bool(self.get_parameter('use_sim_time').value)
         qos, apart = RELIABLE_QOS if self.params.lockstep else SENSOR_QOS, Apart()
         subscriptions = []
         for topic, kind in self._robot.observation_topics().items():
@@ -249,7 +251,8 @@ class MpcController(ManagedNode):
     # What the receiver calls, in its thread.
 
     def _observe(self, topic: str, reader: FieldReader, message: Any, _info: Any) -> None:
-        now = self.get_clock().now().nanoseconds
+        # The node's clock takes a while, in which the robot waits.
+        now = self.get_clock().now().nanoseconds if self._is_simulated else time.time_ns()
         stamp = stamp_ns(message, now)
         try:
             values = reader.read(message, stamp)

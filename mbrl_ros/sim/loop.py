@@ -199,10 +199,13 @@ class SimLoop:
             # Commands sent from here on act from the next tick; whoever dates them by /clock
             # must get a time after this tick.
             self._outlet.publish_clock(stamp_ns + 1)
+            is_over = self._observe(stamp_ns)
         else:
-            # Not what came between the ideal time and now: its date says that it acts later.
+            # The observation first, it is waited for. A command that came after the ideal time
+            # has a date that says so, and acts later.
+            is_over = self._observe(stamp_ns)
             self._latch(stamp_ns)
-        if not self._observe(stamp_ns):
+        if not is_over:
             self._advance(self._latched)
 
     def _due_s(self) -> float:

@@ -1,7 +1,6 @@
 """The observation inbox: the pace of the control loop, and what is refused."""
 
-from threading import Thread
-import time
+import math
 
 from fakes import cart, cart_dict
 import numpy as np
@@ -49,7 +48,7 @@ def ticks(inbox, clock, stamps_ns, apart=1.0):
     due = []
     for stamp in stamps_ns:
         put(inbox, stamp)
-        observation = inbox.wait(0.0)
+        observation = inbox.take()
         if observation is not None and observation.fresh:
             due.append(int(stamp))
             assert observation.stamp_ns == int(stamp)
@@ -98,7 +97,7 @@ def silent_ticks(inbox, clock, until):
     begin_s, due = clock.now_s, []
     for _ in range(round(until * 100)):
         clock.move(0.01)
-        observation = inbox.wait(0.0)
+        observation = inbox.take()
         if observation is not None:
             assert not observation.fresh
             due.append((inbox.due_s - begin_s) / (PERIOD * 1e-9))
@@ -107,34 +106,34 @@ def silent_ticks(inbox, clock, until):
 
 def test_silence_is_a_tick_without_a_fresh_state(inbox, clock):
     put(inbox, START, position=3.0)
-    assert inbox.wait(0.0).fresh
+    assert inbox.take().fresh
     clock.move(1.4)
-    assert inbox.wait(0.0) is None
+    assert inbox.take() is None
     clock.move(0.2)
-    again = inbox.wait(0.0)
+    again = inbox.take()
     assert (again.fresh, again.problem, again.state.tolist()) == (False, '', [3.0, 0.0])
     assert again.stamp_ns == START
 
 
 def test_silent_ticks_come_on_an_absolute_grid(inbox, clock):
     put(inbox, START)
-    inbox.wait(0.0)
+    inbox.take()
     assert silent_ticks(inbox, clock, 6.0) == pytest.approx([1.5, 2.5, 3.5, 4.5, 5.5])
     # The loop that is late for a tick is not late for the next: 1.5 and 2.5, whatever happens at
     # 2.3.
     put(inbox, START + 6 * PERIOD)
-    inbox.wait(0.0)
+    inbox.take()
     clock.move(2.3)
-    inbox.wait(0.0)
+    inbox.take()
     assert silent_ticks(inbox, clock, 1.0) == pytest.approx([0.2])  # 2.5 - 2.3
 
 
 def test_a_message_sets_the_phase_anew(inbox, clock):
     put(inbox, START)
-    inbox.wait(0.0)
+    inbox.take()
     assert silent_ticks(inbox, clock, 3.2) == pytest.approx([1.5, 2.5])
     put(inbox, START + 3 * PERIOD)
-    assert inbox.wait(0.0).fresh
+    assert inbox.take().fresh
     assert silent_ticks(inbox, clock, 3.0) == pytest.approx([1.5, 2.5])
 
 
@@ -145,7 +144,7 @@ def test_a_lost_message_costs_no_tick_and_adds_none(inbox, clock):
         if period in (0, 1, 3, 6):
             put(inbox, START + period * PERIOD)
         for _ in range(4):
-            observation = inbox.wait(0.0)
+            observation = inbox.take()
             if observation is not None:
                 fresh.append(observation.fresh)
             clock.move(0.25)
@@ -154,33 +153,33 @@ def test_a_lost_message_costs_no_tick_and_adds_none(inbox, clock):
 
 def test_ticks_that_a_stalled_loop_slept_through_are_skipped(inbox, clock):
     put(inbox, START)
-    inbox.wait(0.0)
+    inbox.take()
     clock.move(5.2)
-    assert not inbox.wait(0.0).fresh
+    assert not inbox.take().fresh
     # Due at 1.5; those at 2.5, 3.5 and 4.5 are over, the next is at 5.5.
     assert inbox.num_skipped == 3
-    assert inbox.wait(0.0) is None
+    assert inbox.take() is None
     assert silent_ticks(inbox, clock, 1.0) == pytest.approx([0.3])
 
 
 def test_messages_that_bunch_are_not_ticks_that_bunch(inbox, clock):
     put(inbox, START)
-    inbox.wait(0.0)
+    inbox.take()
     clock.move(1.9)
     put(inbox, START + PERIOD, position=1.0)  # 0.9 periods late
-    assert inbox.wait(0.0).state[0] == 1.0
+    assert inbox.take().state[0] == 1.0
     clock.move(0.1)
     put(inbox, START + 2 * PERIOD, position=2.0)  # in time
-    assert inbox.wait(0.0) is None
+    assert inbox.take() is None
     clock.move(0.35)  # 0.45 periods after the last tick
-    late = inbox.wait(0.0)
+    late = inbox.take()
     assert (late.fresh, late.state[0]) == (True, 2.0)
 
 
 def test_nothing_yet(inbox, clock):
-    assert inbox.wait(0.0) is None
+    assert inbox.take() is None
     clock.move(1.6)
-    nothing = inbox.wait(0.0)
+    nothing = inbox.take()
     assert (nothing.state, nothing.fresh) == (None, False)
     assert nothing.problem == 'no message on joint_states yet'
     assert inbox.age_s() == float('inf')
@@ -190,14 +189,14 @@ def test_nothing_yet(inbox, clock):
     (START, 'duplicated'), (START - PERIOD, 'overtaken'), (START - 1000 * MS, 'a second late')])
 def test_a_stamp_that_is_not_newer_is_counted_and_not_looked_at(inbox, clock, stamp, name):
     put(inbox, START, position=1.0)
-    inbox.wait(0.0)
+    inbox.take()
     clock.move(1.0)
     put(inbox, stamp, position=2.0)
     inbox.refuse('joint_states', 'no position', stamp)
-    assert inbox.wait(0.0) is None, name
+    assert inbox.take() is None, name
     assert (inbox.num_out_of_order, inbox.num_refused, inbox.num_clock_jumps) == (2, 0, 0)
     put(inbox, START + PERIOD, position=3.0)
-    observation = inbox.wait(0.0)
+    observation = inbox.take()
     assert (observation.fresh, observation.problem, observation.state[0]) == (True, '', 3.0)
 
 
@@ -211,61 +210,61 @@ def test_messages_after_a_clock_was_set_back_are_in_order_again(inbox, clock):
 @pytest.mark.parametrize('value', [np.nan, np.inf])
 def test_a_number_that_is_none_is_refused_and_still_a_tick(inbox, clock, value):
     put(inbox, START, position=1.0)
-    inbox.wait(0.0)
+    inbox.take()
     clock.move(1.0)
     put(inbox, START + PERIOD, position=value)
-    bad = inbox.wait(0.0)
+    bad = inbox.take()
     assert bad.fresh
     assert bad.problem == 'position on joint_states is not finite'
     assert inbox.num_refused == 1
     assert bad.state.tolist() == [1.0, 0.0]  # never the bad number
     clock.move(1.0)
     put(inbox, START + 2 * PERIOD, position=2.0)
-    good = inbox.wait(0.0)
+    good = inbox.take()
     assert (good.problem, good.state.tolist()) == ('', [2.0, 0.0])
 
 
 def test_a_refused_message_says_why_until_a_good_one(inbox, clock):
     inbox.refuse('joint_states', "no 'rail' in this message", START)
-    assert inbox.wait(0.0).problem == "no 'rail' in this message"
+    assert inbox.take().problem == "no 'rail' in this message"
     clock.move(1.5)
-    assert inbox.wait(0.0).problem == "no 'rail' in this message"
+    assert inbox.take().problem == "no 'rail' in this message"
     put(inbox, START + PERIOD)
     clock.move(0.5)
-    assert inbox.wait(0.0).problem == ''
+    assert inbox.take().problem == ''
 
 
 def test_what_is_too_old_is_stale(inbox, clock):
     put(inbox, START, age_s=0.2)  # the cart allows 0.25 s: not yet
-    assert inbox.wait(0.0).problem == ''
+    assert inbox.take().problem == ''
     clock.move(1.0)
     put(inbox, START + PERIOD, age_s=0.3)
-    assert inbox.wait(0.0).problem == 'joint_states is stale: 0.300 s old, limit 0.25 s'
+    assert inbox.take().problem == 'joint_states is stale: 0.300 s old, limit 0.25 s'
     assert inbox.age_s() == pytest.approx(0.3)
 
 
 def test_a_state_becomes_stale_while_one_waits(inbox, clock):
     put(inbox, START, age_s=0.2)
-    assert inbox.wait(0.0).problem == ''
+    assert inbox.take().problem == ''
     clock.move(1.5)
     # 0.2 s and 1.5 periods of 0.1 s.
-    assert inbox.wait(0.0).problem == 'joint_states is stale: 0.350 s old, limit 0.25 s'
+    assert inbox.take().problem == 'joint_states is stale: 0.350 s old, limit 0.25 s'
 
 
 def test_a_sensor_clock_that_is_ahead_does_not_keep_data_fresh(inbox, clock):
     put(inbox, START, age_s=-3600.0)
-    assert inbox.wait(0.0).problem == ''
+    assert inbox.take().problem == ''
     assert inbox.age_s() == 0.0
     clock.move(2.6)  # 0.26 s of silence
-    assert inbox.wait(0.0).problem == 'joint_states is stale: 0.260 s old, limit 0.25 s'
+    assert inbox.take().problem == 'joint_states is stale: 0.260 s old, limit 0.25 s'
 
 
 def test_lockstep_waits_and_nothing_is_stale():
     inbox = ObservationInbox(cart(), lockstep=True)
-    assert inbox.wait(0.01) is None
+    assert inbox.take() is None
     put(inbox, START, age_s=1e6)
-    assert inbox.wait(0.0).problem == ''
-    assert inbox.wait(0.01) is None
+    assert inbox.take().problem == ''
+    assert inbox.take() is None
 
 
 def two_topics():
@@ -278,20 +277,20 @@ def two_topics():
 def test_the_topic_of_the_first_field_sets_the_pace(clock):
     inbox = ObservationInbox(two_topics(), lockstep=False, clock=clock)
     inbox.put('speed', [7.0], START, 0.0)
-    assert inbox.wait(0.0) is None
+    assert inbox.take() is None
     clock.move(1.5)
-    early = inbox.wait(0.0)
+    early = inbox.take()
     assert (early.fresh, early.state) == (False, None)
     assert early.problem == 'no message on joint_states yet'
     inbox.put('joint_states', [1.0], START, 0.0)
     clock.move(0.5)
-    both = inbox.wait(0.0)
+    both = inbox.take()
     assert (both.fresh, both.problem, both.state.tolist()) == (True, '', [1.0, 7.0])
     # One of them stale is enough, and it is named.
     clock.move(1.0)
     inbox.put('speed', [7.0], START + PERIOD, 0.5)
     inbox.put('joint_states', [1.0], START + PERIOD, 0.0)
-    assert inbox.wait(0.0).problem.startswith('speed is stale')
+    assert inbox.take().problem.startswith('speed is stale')
 
 
 def test_each_topic_has_an_order_of_its_own(clock):
@@ -299,7 +298,7 @@ def test_each_topic_has_an_order_of_its_own(clock):
     inbox.put('joint_states', [1.0], START, 0.0)
     inbox.put('speed', [7.0], START - PERIOD, 0.0)  # older, but the first of its topic
     inbox.put('speed', [8.0], START - 2 * PERIOD, 0.0)
-    assert inbox.wait(0.0).state.tolist() == [1.0, 7.0]
+    assert inbox.take().state.tolist() == [1.0, 7.0]
     assert inbox.num_out_of_order == 1
 
 
@@ -308,9 +307,9 @@ def test_lockstep_waits_for_every_topic_of_the_stamp(order):
     inbox = ObservationInbox(two_topics(), lockstep=True)
     for number in (1, 2):
         inbox.put(order[0], [float(number)], number * PERIOD, 0.0)
-        assert inbox.wait(0.0) is None
+        assert inbox.take() is None
         inbox.put(order[1], [float(number)], number * PERIOD, 0.0)
-        observation = inbox.wait(0.0)
+        observation = inbox.take()
         assert (observation.fresh, observation.state.tolist()) == (True, [number, number])
         assert observation.stamp_ns == number * PERIOD
 
@@ -319,46 +318,40 @@ def test_lockstep_starts_anew_at_any_step_back():
     inbox = ObservationInbox(cart(), lockstep=True)
     for stamp in (3 * PERIOD, PERIOD, 2 * PERIOD):  # a simulator that was started again
         put(inbox, stamp)
-        assert inbox.wait(0.0).fresh
+        assert inbox.take().fresh
     put(inbox, 2 * PERIOD)
-    assert inbox.wait(0.0) is None
+    assert inbox.take() is None
     assert (inbox.num_clock_jumps, inbox.num_out_of_order) == (1, 1)
 
 
 def test_forget_empties_the_slots(inbox, clock):
     put(inbox, START)
     inbox.forget()
-    assert inbox.wait(0.0) is None
+    assert inbox.take() is None
     clock.move(1.5)
-    nothing = inbox.wait(0.0)
+    nothing = inbox.take()
     assert (nothing.state, nothing.fresh) == (None, False)
     # Nor is an older stamp out of order: it is the first.
     clock.move(1.0)
     assert ticks(inbox, clock, [START - PERIOD]) == [START - PERIOD]
 
 
-def test_a_message_wakes_the_loop():
-    inbox, found = ObservationInbox(cart(), lockstep=True), []
-    thread = Thread(target=lambda: found.append(inbox.wait(30.0)))
-    thread.start()
-    put(inbox, START, position=4.0)
-    thread.join(10.0)
-    assert found[0].fresh
-    assert found[0].state.tolist() == [4.0, 0.0]
-
-
-def test_the_deadline_wakes_the_loop():
-    inbox = ObservationInbox(cart(), lockstep=False)
+def test_it_is_known_how_long_to_wait_for_a_message(inbox, clock):
+    # The deadline is one and a half periods after the message before.
     put(inbox, START)
-    assert inbox.wait(10.0).fresh
-    began_s = time.monotonic()
-    assert not inbox.wait(10.0).fresh  # after 0.15 s
-    assert time.monotonic() - began_s < 5.0
+    assert inbox.due_in_s() == 0.0
+    assert inbox.take().fresh
+    assert inbox.due_in_s() == pytest.approx(1.5 * PERIOD * 1e-9)
+    clock.move(1.5)
+    assert inbox.due_in_s() == pytest.approx(0.0)
+    assert not inbox.take().fresh
+    lockstep = ObservationInbox(cart(), lockstep=True)
+    assert lockstep.due_in_s() == math.inf
 
 
 def test_the_state_handed_out_is_a_copy(inbox, clock):
     put(inbox, START, position=1.0)
-    first = inbox.wait(0.0)
+    first = inbox.take()
     clock.move(1.0)
     put(inbox, START + PERIOD, position=2.0)
     assert first.state[0] == 1.0

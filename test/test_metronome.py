@@ -107,6 +107,20 @@ def test_no_hold_makes_the_next_tick_late():
     assert max(delays_s) == pytest.approx(0.009)
 
 
+def test_slow_seconds_do_not_delay_the_commands_of_the_next():
+    # Blocks of a second: nine that take 3 ms, four that take 7 ms, one that takes 3 ms again.
+    metronome = Metronome(PERIOD_S, LONGEST_S)
+    arrived_s = 5.0 + PERIOD_S * np.arange(1400)
+    plan_s = np.full(1400, 0.003)
+    plan_s[900:1300] = 0.007
+    left = run(arrived_s, plan_s, metronome)
+    np.testing.assert_allclose((left - arrived_s)[1300:], 0.003, atol=1e-9)
+    # Of the last nine most are slow after five: then it is no exception any more.
+    plan_s = np.full(500, 0.007)
+    run(arrived_s[-1] + PERIOD_S * np.arange(1, 501), plan_s, metronome)
+    assert metronome.hold_s == pytest.approx(0.007)
+
+
 def test_no_command_is_held_beyond_the_longest_hold():
     arrived_s = 5.0 + PERIOD_S * np.arange(500)
     plan_s = np.where(np.arange(500) % 2, 0.002, 0.0095)  # half of them are late for good

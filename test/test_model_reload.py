@@ -1,6 +1,7 @@
 """Another model while the loop runs: swapped between two ticks, or the old one kept."""
 
 from itertools import pairwise
+from threading import Thread
 import time
 from types import SimpleNamespace
 
@@ -175,9 +176,10 @@ def test_an_engine_that_waits_is_closed_unless_plans_are_made_with_it(eventually
 
     def tell(engine):
         log.append(f'{engine.mpc} taken')
-    inbox = SimpleNamespace(wait=lambda timeout_s: time.sleep(1e-3))
-    loop = ControlLoop(inbox, pilot, None, Latch(), None, 0.0, RealTimeParams(), None, log.append,
-                       tell, log.append)
+    inbox = SimpleNamespace(take=lambda: None, due_in_s=lambda: 1e-3)
+    receiver = SimpleNamespace(lend=lambda work: Thread(target=work, args=[time.sleep]).start())
+    loop = ControlLoop(receiver, inbox, pilot, None, Latch(), None, 0.0, RealTimeParams(), None,
+                       log.append, tell, log.append)
     loop.start()
     loop.replace_engine(engine('a'))
     assert eventually(lambda: pilot.offered == 'a')

@@ -1,5 +1,7 @@
 """The receiver: messages beside the executor, of several topics in a useful order."""
 
+from threading import current_thread
+
 import pytest
 
 pytest.importorskip('rclpy')
@@ -67,6 +69,31 @@ def test_a_callback_that_raises_is_told_and_the_next_message_arrives(heard, even
     assert 'ValueError: negative' in crashes[0]
     pace.publish(Int32(data=5))
     assert eventually(lambda: [number for _, number, _ in received] == [5])
+
+
+def test_what_borrows_the_thread_hears_in_it(ros, eventually):
+    node, heard, given_back = ros.create_node('hearer'), [], []
+    subscription = node.create_subscription(
+        Int32, 'pace', lambda message, info: heard.append((message.data, current_thread())),
+        RELIABLE, callback_group=Apart())
+    receiver = Receiver(node, [subscription], lambda text: None)
+    pace = node.create_publisher(Int32, 'pace', RELIABLE)
+    assert eventually(lambda: have_matched(node))
+
+    def work(receive):
+        receive(0.0)
+        assert not heard  # nothing has arrived: it does not wait
+        pace.publish(Int32(data=1))
+        while not heard:
+            receive(10.0)
+        given_back.append(current_thread())
+    receiver.lend(work)
+    assert eventually(lambda: given_back)
+    assert heard == [(1, given_back[0])]
+    pace.publish(Int32(data=2))  # now it hears by itself again
+    assert eventually(lambda: len(heard) == 2)
+    receiver.close()
+    node.destroy_node()
 
 
 def test_an_executor_is_not_woken_by_what_it_does_not_take(heard, ros, eventually):

@@ -344,8 +344,12 @@ def test_a_command_without_a_plan_ends_safe_too(files, trajectory_robot, robot, 
     spin(controller)
     assert eventually(lambda: not controller._outlet.silent_topics())
     assert controller.trigger_activate() == OK, controller.refusal
-    controller._outlet.send(controller._outlet.prepare(np.array([1.5])))
+    outgoing = controller._outlet.prepare(np.array([1.5]))
+    now_ns = controller.get_clock().now().nanoseconds
+    controller._outlet.send(outgoing)
     assert eventually(lambda: len(trajectory_robot) == 2)
+    stamp = trajectory_robot[-1].header.stamp  # of when it was sent, not of when it was built
+    assert stamp.sec * 10**9 + stamp.nanosec >= now_ns
     assert [list(point.effort) for point in trajectory_robot[-1].points] == [[1.5], [SAFE]]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import math
-from threading import Condition
+from threading import Lock
 import time
 
 import numpy as np
@@ -20,7 +20,7 @@ CLOCK_JUMP_NS = 1_000_000_000
 
 class ObservationInbox:
     """
-    Collects the fields of the state vector from their topics; wakes the control loop.
+    Collects the fields of the state vector from their topics; says when the loop is to tick.
 
     The topic of the robot's first field sets the pace: the loop ticks at each message of it that
     is a control period (less a tenth, for jitter) after the one before. Robots that publish faster
@@ -62,7 +62,7 @@ class ObservationInbox:
         self._pacer = robot.observation[0].topic
         self._fields = {topic: [i for i, f in enumerate(robot.observation) if f.topic == topic]
                         for topic in robot.observation_topics()}
-        self._condition = Condition()
+        self._lock = Lock()
         self._state = np.full(len(robot.observation), np.nan)
         self._problems: dict[str, str] = {}
         self._measured_s: dict[str, float] = {}
@@ -95,11 +95,11 @@ class ObservationInbox:
         """
         missing = [self._robot.observation[i].name
                    for i, value in zip(self._fields[topic], values, strict=True)
-                   if not np.isfinite(value)]
+                   if not math.isfinite(value)]
         if missing:
             self.refuse(topic, f'{", ".join(missing)} on {topic} is not finite', stamp_ns)
             return
-        with self._condition:
+        with self._lock:
             if not self._is_newer(topic, stamp_ns):
                 return
             self._state[self._fields[topic]] = values
@@ -110,7 +110,7 @@ class ObservationInbox:
 
     def refuse(self, topic: str, problem: str, stamp_ns: int) -> None:
         """Note that a message of this topic could not be used; the loop still ticks."""
-        with self._condition:
+        with self._lock:
             if not self._is_newer(topic, stamp_ns):
                 return
             self.num_refused += 1
@@ -118,40 +118,42 @@ class ObservationInbox:
             self._pace(topic, stamp_ns)
             self._make_due()
 
-    def wait(self, timeout_s: float) -> Observation | None:
+    def take(self) -> Observation | None:
         """
-        Wait until the next tick is due, and return what is known then.
+        Return what is known if a tick is due, else None.
 
-        In real time that is a message or the deadline; at the deadline the old state is returned,
-        marked as not fresh. None after `timeout_s` in which no tick was due.
+        In real time that is after a message or at the deadline; at the deadline the old state is
+        returned, marked as not fresh.
         """
-        with self._condition:
-            end_s = self._clock() + timeout_s
-            while (now_s := self._clock()) < self._due_at_s:
-                if now_s >= end_s:
-                    return None
-                self._condition.wait(min(end_s, self._due_at_s) - now_s)
+        with self._lock:
+            now_s = self._clock()
+            if now_s < self._due_at_s:
+                return None
             fresh = self._is_due
             self._is_due = self._is_fresh = False
             self._set_deadline(now_s, fresh)
             state = None if np.isnan(self._state).any() else self._state.copy()
             return Observation(state, self._problem(), fresh, self._pacing_ns)
 
+    def due_in_s(self) -> float:
+        """Return the time [s] until a tick is due if no message comes; infinite in lock-step."""
+        return self._due_at_s - self._clock()
+
     def problem(self) -> str:
         """Return what is wrong with the latest observation; empty if nothing."""
-        with self._condition:
+        with self._lock:
             return self._problem()
 
     def age_s(self) -> float:
         """Return the age of the oldest slot [s]; infinite before the first message of a topic."""
-        with self._condition:
+        with self._lock:
             if len(self._measured_s) < len(self._fields):
                 return math.inf
             return self._clock() - min(self._measured_s.values())
 
     def forget(self) -> None:
         """Empty the slots: what was observed before an activation is not acted upon."""
-        with self._condition:
+        with self._lock:
             self._state[:] = np.nan
             self._problems.clear()
             self._measured_s.clear()
@@ -203,7 +205,6 @@ class ObservationInbox:
             return
         self._arrived_s, self._is_due = self._clock(), True
         self._due_at_s = max(self._arrived_s, self._earliest_s)
-        self._condition.notify_all()
 
     def _set_deadline(self, now_s: float, fresh: bool) -> None:
         period_s = self._robot.dt_s

@@ -6,6 +6,7 @@ sees and what the trainer sees is the same number.
 """
 
 from dataclasses import dataclass
+from functools import cache
 import math
 import re
 from typing import Any
@@ -29,6 +30,7 @@ class MessagePath:
     parts: tuple[tuple[str, Key], ...]
 
     @classmethod
+    @cache  # commands are built by paths, at control rate
     def parse(cls, text: str) -> 'MessagePath':
         """
         Parse a path.

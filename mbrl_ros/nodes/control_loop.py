@@ -1,8 +1,8 @@
-"""The thread of the controller: an observation in, a command out, then word of it."""
+"""The control loop: an observation in, a command out, then word of it."""
 
 from collections import deque
 from collections.abc import Callable
-from threading import Event, Thread
+from threading import Event
 import time
 import traceback
 
@@ -13,6 +13,7 @@ from mbrl_ros.control.metronome import Metronome
 from mbrl_ros.control.tick import Observation, Pilot, PlanPilot, Tick
 from mbrl_ros.nodes.command_outlet import CommandOutlet
 from mbrl_ros.nodes.realtime import RealTime, RealTimeParams
+from mbrl_ros.nodes.receiver import Receive, Receiver
 
 POLL_S = 0.1
 # A sleep ends up to this much late, and what runs after it is slow at first: so the last of the
@@ -24,10 +25,12 @@ OnTick = Callable[[Tick, int], None]
 
 class ControlLoop:
     """
-    Runs a pilot at the pace of the observations.
+    Runs a pilot at the pace of the observations, in the thread that hears them.
 
     Parameters
     ----------
+    receiver : Receiver
+        Has the thread.
     inbox, pilot, outlet : ObservationInbox, Pilot, CommandOutlet
         Where observations come from, what decides, where commands go.
     latch : Latch
@@ -49,29 +52,30 @@ class ControlLoop:
 
     """
 
-    def __init__(self, inbox: ObservationInbox, pilot: Pilot, outlet: CommandOutlet, latch: Latch,
-                 metronome: Metronome | None, slack_s: float, realtime: RealTimeParams,
-                 on_tick: OnTick, on_crash: Callable[[str], None],
-                 on_engine: Callable[[Engine], None], warn: Callable[[str], None]) -> None:
-        self._inbox, self._pilot, self._outlet, self._latch = inbox, pilot, outlet, latch
+    def __init__(self, receiver: Receiver, inbox: ObservationInbox, pilot: Pilot,
+                 outlet: CommandOutlet, latch: Latch, metronome: Metronome | None,
+                 slack_s: float, realtime: RealTimeParams, on_tick: OnTick,
+                 on_crash: Callable[[str], None], on_engine: Callable[[Engine], None],
+                 warn: Callable[[str], None]) -> None:
+        self._receiver, self._inbox, self._pilot = receiver, inbox, pilot
+        self._outlet, self._latch = outlet, latch
         self._metronome, self._slack_s, self._realtime = metronome, slack_s, realtime
         self._on_tick, self._on_crash = on_tick, on_crash
         self._on_engine, self._warn = on_engine, warn
         # A stop from before is forgotten with its release, like one from now on.
         self._num_trips = latch.num_trips - bool(latch.reason)
         self._alive_s = time.monotonic()
-        self._stop, self._thread = Event(), Thread(target=self._run, name='control', daemon=True)
+        self._stop, self._ended = Event(), Event()
         self._engines: deque[Engine] = deque()  # the first is offered to the pilot
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Begin, soon."""
+        self._receiver.lend(self._run)
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread; return whether it ended in time. The last command is the caller's."""
+        """End the loop; return whether it ended in time. The last command is the caller's."""
         self._stop.set()
-        self._thread.join(timeout_s)
-        if self._thread.is_alive():
+        if not self._ended.wait(timeout_s):
             return False
         self._take_engine()  # the last tick may have begun to plan with it
         while self._engines:
@@ -79,21 +83,23 @@ class ControlLoop:
         return True
 
     def stalled_s(self) -> float:
-        """Return the time [s] since the thread last went round; 0 once it has ended."""
-        return time.monotonic() - self._alive_s if self._thread.is_alive() else 0.0
+        """Return the time [s] since the loop last went round; 0 once it has ended."""
+        return 0.0 if self._ended.is_set() else time.monotonic() - self._alive_s
 
     def replace_engine(self, engine: Engine) -> None:
         """Plan with another engine from the next plan on, in place of one that waits."""
         self._engines.append(engine)
 
-    def _run(self) -> None:
+    def _run(self, receive: Receive) -> None:
         try:
             with RealTime(self._realtime, self._warn) as thread:
                 while not self._stop.is_set():
                     self._alive_s = time.monotonic()
                     if self._take_engine():
                         thread.cover_new_threads()
-                    observation = self._inbox.wait(POLL_S)
+                    # Past the deadline too: a message that came meanwhile is better than none.
+                    receive(max(0.0, min(POLL_S, self._inbox.due_in_s())))
+                    observation = self._inbox.take()
                     if observation is not None:
                         self._tick(observation, self._inbox.due_s)
                         thread.slack(self._inbox.due_s + self._slack_s)
@@ -103,6 +109,8 @@ class ControlLoop:
                 self._outlet.send_safe()
             finally:
                 self._on_crash(text)
+        finally:
+            self._ended.set()
 
     def _tick(self, observation: Observation, due_s: float) -> None:
         if observation.state is None and not observation.fresh:

@@ -144,7 +144,8 @@ class MpcController(ManagedNode):
             subscriptions.append(subscribe(self, kind, topic,
                                            partial(self._observe, topic, reader), qos, apart))
             made.callback(self.destroy_subscription, subscriptions[-1])
-        made.callback(Receiver(self, subscriptions, self._note_crash).close)
+        self._receiver = Receiver(self, subscriptions, self._note_crash)
+        made.callback(self._receiver.close)
 
     def activate(self) -> None:
         """Start the control loop with empty slots, and without what was planned before."""
@@ -159,7 +160,7 @@ class MpcController(ManagedNode):
         self._outlet.open()
         period_s, is_paced = self._robot.dt_s, not self.params.lockstep
         self._loop = ControlLoop(
-            self._inbox, self._built.pilot, self._outlet, self._latch,
+            self._receiver, self._inbox, self._built.pilot, self._outlet, self._latch,
             Metronome(period_s, self.params.deadline * period_s) if is_paced else None,
             period_s if is_paced else math.inf, params.read(self, RealTimeParams, 'realtime.'),
             self._account, self._note_crash, self._take_engine, self._warn)

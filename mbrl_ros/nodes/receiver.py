@@ -1,6 +1,7 @@
 """A thread that only hears the robot: what it reports waits behind no other callback."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from threading import Thread
 import traceback
 from typing import Any
@@ -13,7 +14,10 @@ from rclpy.subscription import Subscription
 WaitSet = rclpy_implementation.WaitSet
 END_TIMEOUT_S = 5.0
 # A context that is shut down wakes nobody: it is looked at this often.
-LOOK_NS = 500_000_000
+LOOK_S = 0.5
+
+# Hears for so many seconds [s] at most.
+Receive = Callable[[float], None]
 
 
 class Apart(CallbackGroup):
@@ -63,10 +67,21 @@ class Receiver:
         self._node, self._subscriptions, self._on_crash = node, subscriptions, on_crash
         self._events = [event for subscription in subscriptions
                         for event in subscription.event_handlers]
-        self._stop = node.create_guard_condition(lambda: None, callback_group=Apart())
+        self._wake = node.create_guard_condition(lambda: None, callback_group=Apart())
+        self._work: Callable[[Receive], None] | None = None
         self._is_stopped = False
         self._thread = Thread(target=self._run, name='receive', daemon=True)
         self._thread.start()
+
+    def lend(self, work: Callable[[Receive], None]) -> None:
+        """
+        Have the thread do something else, soon, until that returns.
+
+        It is given what hears: a callable that hands over what has arrived, or the first that
+        arrives within so many seconds. So nobody has to be woken to act on a message.
+        """
+        self._work = work
+        self._wake.trigger()
 
     def _run(self) -> None:
         context, handle = self._node.context, self._node.context.handle
@@ -74,20 +89,27 @@ class Receiver:
         with handle:
             wait_set = WaitSet(len(self._subscriptions), 1, 0, 0, 0, len(self._events), handle)
             while not self._is_stopped and context.ok():
-                wait_set.clear_entities()
-                wait_set.add_guard_condition(self._stop.handle)
-                for subscription in self._subscriptions:
-                    wait_set.add_subscription(subscription.handle)
-                for event in self._events:
-                    event.add_to_wait_set(wait_set)
-                wait_set.wait(LOOK_NS)
-                try:
-                    for event in self._events:
-                        if event.is_ready(wait_set):
-                            event.callback(event.take_data())
-                    self._receive()
-                except Exception:
-                    self._on_crash(traceback.format_exc())
+                work, self._work = self._work, None
+                if work is not None:
+                    work(partial(self._hear, wait_set))
+                else:
+                    self._hear(wait_set, LOOK_S)
+
+    def _hear(self, wait_set: Any, timeout_s: float) -> None:
+        wait_set.clear_entities()
+        wait_set.add_guard_condition(self._wake.handle)
+        for subscription in self._subscriptions:
+            wait_set.add_subscription(subscription.handle)
+        for event in self._events:
+            event.add_to_wait_set(wait_set)
+        wait_set.wait(round(timeout_s * 1e9))
+        try:
+            for event in self._events:
+                if event.is_ready(wait_set):
+                    event.callback(event.take_data())
+            self._receive()
+        except Exception:
+            self._on_crash(traceback.format_exc())
 
     def _receive(self) -> None:
         taken = [(subscription, list(_take_all(subscription)))
@@ -99,9 +121,9 @@ class Receiver:
     def close(self) -> None:
         """End the thread; the subscriptions are the caller's to destroy."""
         self._is_stopped = True
-        self._stop.trigger()
+        self._wake.trigger()
         self._thread.join(END_TIMEOUT_S)
-        self._node.destroy_guard_condition(self._stop)
+        self._node.destroy_guard_condition(self._wake)
 
 
 def _take_all(subscription: Subscription) -> Iterator[tuple[Any, Any]]:

@@ -1,9 +1,12 @@
 """Plans on a thread of their own, one at a time."""
 
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread
 import traceback
+from typing import Any
 
 import numpy as np
 
@@ -28,45 +31,48 @@ class PlanThread:
     def __init__(self) -> None:
         self.last: Decision | None = None
         self.due = 0
-        self._worker = ThreadPoolExecutor(1, 'plan')
-        self._running: Future[Decision] | None = None
+        # Queues in C: a Future is more Python, twice in each plan, while the robot waits.
+        self._orders: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._answers: SimpleQueue[Decision | BaseException] = SimpleQueue()
+        self._thread = Thread(target=self._run, name='plan', daemon=True)
+        self._thread.start()
+        self._is_running = False
         self._finished: list[Decision] = []
         self._failure = ''
 
     @property
     def is_running(self) -> bool:
         """Whether a plan was begun and is not collected."""
-        return self._running is not None
+        return self._is_running
 
     @property
     def is_done(self) -> bool:
         """Whether the plan that was begun only waits to be collected."""
-        return self._running is not None and self._running.done()
+        return not self._answers.empty()
 
     def begin(self, mpc: Mpc, tick: int, state: np.ndarray, in_flight: Sequence[np.ndarray],
               horizon: int | None) -> None:
         """Begin a plan for a tick; parameters as `Mpc.plan`."""
-        self.due = tick
-        self._running = self._worker.submit(mpc.plan, tick, state, tuple(in_flight), horizon)
+        self.due, self._is_running = tick, True
+        self._orders.put(partial(self._plan, mpc, tick, state, tuple(in_flight), horizon))
 
     def collect(self, timeout_s: float | None) -> str:
         """Wait for the running plan, None: for ever; return what went wrong, if anything."""
-        assert self._running is not None
         try:
-            self.last = self._running.result(timeout_s)
-        except FutureTimeout:
+            answer = self._answers.get(timeout=timeout_s)
+        except Empty:
             return ''
-        except Exception as error:
-            # A planner may be the user's own file: whatever it raises, the next observation gets
-            # another try.
-            self._end(None)
-            if not isinstance(error, PlanningError):
-                self._failure = traceback.format_exc()
-                return f'the planner failed: {type(error).__name__}: {error}'
-            return str(error)
-        self._end(self.last)
-        self._finished.append(self.last)
-        return ''
+        if isinstance(answer, Decision):
+            self._end(answer)
+            self._finished.append(answer)
+            return ''
+        # A planner may be the user's own file: whatever it raises, the next observation gets
+        # another try.
+        self._end(None)
+        if isinstance(answer, PlanningError):
+            return str(answer)
+        self._failure = ''.join(traceback.format_exception(answer))
+        return f'the planner failed: {type(answer).__name__}: {answer}'
 
     def foresee(self) -> None:
         """
@@ -74,8 +80,8 @@ class PlanThread:
 
         Whoever asks the plan for its `prediction` meanwhile waits for it, or computes it too.
         """
-        if self.last is not None and self._running is None:
-            self._worker.submit(getattr, self.last, 'prediction')
+        if self.last is not None and not self._is_running:
+            self._orders.put(partial(_foresee, self.last))
 
     def take_news(self) -> tuple[tuple[Decision, ...], str]:
         """Return plans collected since the last call, and the traceback of one that crashed."""
@@ -85,14 +91,33 @@ class PlanThread:
 
     def forget(self) -> None:
         """Let the running plan finish, and drop it and all others."""
-        if self._running is not None:
-            wait([self._running])
+        if self._is_running:
+            self._answers.get()
         self._end(None)
         self._finished.clear()
 
-    def _end(self, last: Decision | None) -> None:
-        self._running, self.due, self.last = None, 0, last
-
     def close(self) -> None:
         """Let the running plan finish and stop the thread."""
-        self._worker.shutdown(wait=True)
+        self._orders.put(None)
+        self._thread.join()
+
+    def _end(self, last: Decision | None) -> None:
+        self._is_running, self.due, self.last = False, 0, last
+
+    # In the thread.
+
+    def _run(self) -> None:
+        while (order := self._orders.get()) is not None:
+            order()
+
+    def _plan(self, mpc: Mpc, *inputs: Any) -> None:
+        try:
+            self._answers.put(mpc.plan(*inputs))
+        except BaseException as error:  # the thread goes on, whatever a planner does
+            self._answers.put(error)
+
+
+def _foresee(decision: Decision) -> None:
+    # Whatever it raises, it raises again where it is needed.
+    with suppress(Exception):
+        _ = decision.prediction

@@ -60,8 +60,8 @@ class MpcController(ManagedNode):
     """
     Lifecycle node: configure loads, checks, compiles and warms up; only active commands the robot.
 
-    The control loop has a thread of its own, and so has what fills its inbox; the executor does
-    the rest.
+    What hears the robot has a thread of its own, and while the node is active the control loop
+    runs in it; the executor does the rest.
     """
 
     params: ControllerParams

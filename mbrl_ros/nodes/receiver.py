@@ -1,4 +1,4 @@
-"""A thread that only hears the robot: what it reports waits behind no other callback."""
+"""A thread that hears the robot: what it reports waits behind no other callback."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -75,10 +75,14 @@ class Receiver:
 
     def lend(self, work: Callable[[Receive], None]) -> None:
         """
-        Have the thread do something else, soon, until that returns.
+        Have the thread do `work`, soon, until that returns: nobody is woken to act on a message.
 
-        It is given what hears: a callable that hands over what has arrived, or the first that
-        arrives within so many seconds. So nobody has to be woken to act on a message.
+        Parameters
+        ----------
+        work : callable
+            Takes what hears, and calls it: that waits for something to arrive, so many seconds at
+            the most, and hands all over that has.
+
         """
         self._work = work
         self._wake.trigger()

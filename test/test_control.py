@@ -1,6 +1,6 @@
 """The control tick: gate, pilots, deadlines, latency compensation. No ROS."""
 
-from threading import current_thread, Event, Timer
+from threading import Event, Timer
 
 from fakes import artifact_of, cart, cart_model, cart_task, dynamics_of, rolls
 import numpy as np
@@ -371,23 +371,6 @@ def test_the_plan_does_not_wait_for_its_prediction():
     expected = predict(decision.start, decision.actions, decision.draw)
     assert decision.prediction.cost == decision.prediction.cost == expected.cost
     assert len(calls) == 1
-
-
-def test_what_a_review_needs_is_computed_on_the_plan_thread(eventually):
-    pilot = PlanPilot(make_mpc(std=0.1), make_gate(), cart(), 1, None)
-    decision = pilot.tick(Observation(np.array([0.3, 0.0]))).decision
-    threads, predict = [], decision.rollout.predict
-
-    def watch(*given):
-        threads.append(current_thread().name)
-        return predict(*given)
-    decision.rollout.predict = watch
-    pilot.prepare_review()
-    assert eventually(lambda: threads)
-    expected = predict(decision.start, decision.actions, decision.draw)
-    pilot.close()  # what it began is over
-    assert decision.prediction.cost == expected.cost
-    assert [name[:4] for name in threads] == ['plan']
 
 
 def test_forgetting_starts_cold():

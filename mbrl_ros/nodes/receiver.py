@@ -93,8 +93,8 @@ class Receiver:
         with handle:
             wait_set = WaitSet(len(self._subscriptions), 1, 0, 0, 0, len(self._events), handle)
             while not self._is_stopped and context.ok():
-                work, self._work = self._work, None
-                if work is not None:
+                if self._work is not None:  # not taken unseen: what is lent meanwhile must stay
+                    work, self._work = self._work, None
                     work(partial(self._hear, wait_set))
                 else:
                     self._hear(wait_set, LOOK_S)

@@ -173,7 +173,7 @@ def test_a_signal_leaves_the_safe_value_as_last_command(files, robot, spin, even
 # What it observes
 
 
-def test_joints_in_another_order_drive_the_same(start, robot, answer, matched):
+def test_joints_in_another_order_drive_the_same(start, robot, answer, matched, eventually):
     controller = start()
     states = [np.array(STATE) + 0.01 * k for k in range(6)]
     usual = [answer(state)[0] for state in states]
@@ -182,7 +182,7 @@ def test_joints_in_another_order_drive_the_same(start, robot, answer, matched):
     assert controller.trigger_configure() == OK  # the generator starts anew
     matched(controller)
     assert controller.trigger_activate() == OK
-    time.sleep(0.2)
+    assert eventually(lambda: len(robot.sent) == 1 + len(states) + 2)  # two safe values since
     others = ('gripper', 'hinge', 'slider')
     assert [answer(state, joints=others)[0] for state in states] == usual
     assert len(set(usual)) == len(usual)

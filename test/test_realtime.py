@@ -1,9 +1,12 @@
 """What the control thread asks of the operating system, and that nothing of it stays."""
 
+from contextlib import suppress
 import ctypes
 import gc
 import os
+from pathlib import Path
 import resource
+import subprocess
 import sys
 from threading import Event, get_native_id, Thread
 import time
@@ -17,6 +20,7 @@ from mbrl_ros.nodes.realtime import RealTime, RealTimeParams
 OFF = RealTimeParams()
 FIFO = RealTimeParams(fifo_priority=30)
 LOCK = RealTimeParams(lock_memory=True)
+AWAKE = RealTimeParams(keep_awake=True)
 
 
 def everything():
@@ -200,6 +204,82 @@ def test_below_a_limit_memory_is_not_even_tried(library, monkeypatch):
         pass
     assert made.calls == []
     assert 'RLIMIT_MEMLOCK is 8192 KiB' in warnings[0]
+
+
+def stat(process):
+    """Return what /proc/<process>/stat says from field 3 on, see proc(5); nothing if it ended."""
+    try:
+        fields = Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()
+    except FileNotFoundError:
+        return []
+    return [] if fields[0] in 'ZX' else fields
+
+
+def idle_loops(parent):
+    """Return the processes below a process of the lowest priority, each with its cores."""
+    children = Path(f'/proc/{parent}/task').glob('*/children')
+    loops = {}
+    for number in (int(word) for file in children for word in file.read_text().split()):
+        with suppress(ProcessLookupError):  # it has ended since
+            if stat(number) and os.sched_getscheduler(number) == os.SCHED_IDLE:
+                loops[number] = os.sched_getaffinity(number)
+    return loops
+
+
+def cpu_ticks(process):
+    """Return the clock ticks that a process has run for in user mode, field 14."""
+    return int(stat(process)[14 - 3])
+
+
+def test_each_core_is_kept_awake_below_all_priorities(eventually):
+    before = everything()
+    own = [{core} for core in sorted(os.sched_getaffinity(0))]
+    with RealTime(AWAKE, refuse):
+        assert eventually(lambda: sorted(idle_loops(os.getpid()).values(), key=min) == own)
+        loops = idle_loops(os.getpid())
+        assert eventually(lambda: all(cpu_ticks(loop) > 5 for loop in loops), 20.0)
+    assert eventually(lambda: idle_loops(os.getpid()) == {})
+    assert everything() == before
+
+
+def test_cores_are_not_kept_awake_unasked():
+    with RealTime(OFF, refuse):
+        assert idle_loops(os.getpid()) == {}
+
+
+def test_the_loops_end_with_a_process_that_is_killed(eventually):
+    program = ('from mbrl_ros.nodes.realtime import RealTime, RealTimeParams\n'
+               'with RealTime(RealTimeParams(keep_awake=True), print):\n'
+               '    print(flush=True)\n    input()')
+    with subprocess.Popen([sys.executable, '-c', program], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as process:
+        try:
+            process.stdout.readline()
+            assert eventually(lambda: len(idle_loops(process.pid)) == len(os.sched_getaffinity(0)))
+            loops = idle_loops(process.pid)
+        finally:
+            process.kill()
+    assert eventually(lambda: not any(stat(loop) for loop in loops), 20.0)
+
+
+def test_cores_that_are_not_kept_awake_name_the_limit(monkeypatch, eventually):
+    started = []
+
+    def refused(*arguments, **options):
+        if started:
+            raise BlockingIOError(11, 'Resource temporarily unavailable')
+        started.append(Popen(*arguments, **options))
+        return started[0]
+    Popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, 'Popen', refused)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda process: {0, 1})
+    warnings = []
+    with RealTime(AWAKE, warnings.append):
+        assert eventually(lambda: started[0].poll() is not None)  # not one core alone
+    warning, = warnings
+    for text in ('not kept awake', 'Resource temporarily unavailable', 'RLIMIT_NPROC',
+                 'realtime.keep_awake'):
+        assert text in warning
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ def loop(
         min=0, max=98, help="The controller's realtime.fifo_priority; 0: off")] = 50,
     lock_memory: Annotated[bool, typer.Option(
         '--lock-memory/--no-lock-memory', help="The controller's realtime.lock_memory")] = True,
+    keep_awake: Annotated[bool, typer.Option(
+        '--keep-awake/--no-keep-awake', help="The controller's realtime.keep_awake")] = True,
     json_path: Annotated[Path, typer.Option('--json', help='File for the numbers')
                          ] = Path('out/bench/loop.json'),
 ) -> None:
@@ -24,15 +26,16 @@ def loop(
     Drive the simulated cart-pole in real time, and look at its topics from outside.
 
     Twice the seconds and about twenty more: on the machine as it is, then with every core kept
-    busy by another process. The controller asks for what a robot's should have, real-time priority
-    and locked memory. Exit status 1 if a goal is missed on the machine as it is.
+    busy by another process. The controller asks for what a robot's should have: real-time
+    priority, locked memory and cores that do not sleep. Exit status 1 if a goal is missed on the
+    machine as it is.
 
     Examples:
       mbrl-ros bench loop
 
       mbrl-ros bench loop --rate 50 --seconds 20 --json loop.json
 
-      mbrl-ros bench loop --fifo-priority 0 --no-lock-memory
+      mbrl-ros bench loop --fifo-priority 0 --no-lock-memory --no-keep-awake
     """
     import json
     import math
@@ -46,7 +49,8 @@ def loop(
         raise typer.BadParameter('--rate and --seconds must be finite')
     console = Console()
     json_path.parent.mkdir(parents=True, exist_ok=True)
-    parameters = {'realtime.fifo_priority': fifo_priority, 'realtime.lock_memory': lock_memory}
+    parameters = {'realtime.fifo_priority': fifo_priority, 'realtime.lock_memory': lock_memory,
+                  'realtime.keep_awake': keep_awake}
     try:
         with console.status('') as status:
             result = bench(rate, seconds, parameters, status.update)

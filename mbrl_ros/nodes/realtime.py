@@ -1,4 +1,4 @@
-"""What a control thread does to run steadily: priority, locked memory, no collector in the way."""
+"""What a control thread does to run steadily: priority, memory, cores, no collector in the way."""
 
 from collections.abc import Callable
 import ctypes
@@ -14,6 +14,7 @@ from types import TracebackType
 from pydantic import Field
 
 from mbrl_ros.core.yaml_file import Strict
+from mbrl_ros.nodes.awake import AwakeCores
 
 # Other threads of this process give the interpreter away after this long, not after 5 ms.
 SWITCH_INTERVAL_S = 5e-4
@@ -36,6 +37,9 @@ class RealTimeParams(Strict):
                                            "process's other threads get one less; 0: off")
     lock_memory: bool = Field(False, description='Lock the memory of the process (mlockall), so '
                                                  'that none of it is paged out')
+    keep_awake: bool = Field(False, description='Run a loop on each core, below the priority of '
+                                                'all else (SCHED_IDLE), so that none sleeps: one '
+                                                'that does is woken late. Costs power')
 
 
 class RealTime:
@@ -65,6 +69,7 @@ class RealTime:
         self._params, self._warn = params, warn
         self._schedules: dict[int, tuple[int, int]] = {}
         self._is_locked = self._was_enabled = False
+        self._awake: AwakeCores | None = None
         self._switch_interval_s = sys.getswitchinterval()
         self._durations_s = list(FIRST_GUESS_S)
         self.num_collections = 0
@@ -78,6 +83,8 @@ class RealTime:
         gc.freeze()
         self._switch_interval_s = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        if self._params.keep_awake:  # before the priority is raised, which they would inherit
+            self._keep_awake()
         if self._params.lock_memory:
             self._lock_memory()
         if self._params.fifo_priority:
@@ -91,6 +98,9 @@ class RealTime:
         if self._is_locked:
             ctypes.CDLL(None).munlockall()
             self._is_locked = False
+        if self._awake is not None:
+            self._awake.close()
+            self._awake = None
         sys.setswitchinterval(self._switch_interval_s)
         gc.unfreeze()
         if self._was_enabled:
@@ -120,6 +130,14 @@ class RealTime:
         # The longest, forgotten slowly: one that took long would otherwise forbid all others.
         self._durations_s[generation] = max(took_s, 0.9 * self._durations_s[generation])
         self.num_collections = count
+
+    def _keep_awake(self) -> None:
+        try:
+            self._awake = AwakeCores()
+        except OSError as error:
+            limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+            self._warn(f'cores are not kept awake: {error.strerror}; RLIMIT_NPROC is {limit}. Set '
+                       'realtime.keep_awake to false, or let the user have more processes')
 
     def _lock_memory(self) -> None:
         limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)

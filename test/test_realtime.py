@@ -210,7 +210,7 @@ def stat(process):
     """Return what /proc/<process>/stat says from field 3 on, see proc(5); nothing if it ended."""
     try:
         fields = Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return []
     return [] if fields[0] in 'ZX' else fields
 

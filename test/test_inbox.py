@@ -39,8 +39,8 @@ def inbox(clock):
     return ObservationInbox(cart(), lockstep=False, clock=clock)
 
 
-def put(inbox, stamp_ns, position=0.0, age_s=0.0):
-    inbox.put('joint_states', [position, 0.0], int(stamp_ns), age_s)
+def put(inbox, stamp_ns, position=0.0, age_s=0.0, waited_s=0.0):
+    inbox.put('joint_states', [position, 0.0], int(stamp_ns), age_s, waited_s)
 
 
 def ticks(inbox, clock, stamps_ns, apart=1.0):
@@ -355,3 +355,37 @@ def test_the_state_handed_out_is_a_copy(inbox, clock):
     clock.move(1.0)
     put(inbox, START + PERIOD, position=2.0)
     assert first.state[0] == 1.0
+
+
+# A message that is heard late
+
+
+def test_a_message_is_due_when_it_arrived_not_when_it_was_heard(inbox, clock):
+    put(inbox, START)
+    assert inbox.take().fresh
+    clock.move(1.3)  # a loop that was busy for 0.3 periods
+    put(inbox, START + PERIOD, waited_s=0.3 * PERIOD * 1e-9)
+    assert inbox.take().fresh
+    assert inbox.due_s == pytest.approx(1000.0 + PERIOD * 1e-9)
+    # The deadline of the next is one and a half periods after the arrival, 1.2 from now.
+    assert inbox.due_in_s() == pytest.approx(1.2 * PERIOD * 1e-9)
+
+
+@pytest.mark.parametrize(('waited_s', 'periods'), [(-3600.0, 0.0), (3600.0, 1.0)])
+def test_a_clock_that_was_set_since_the_arrival_moves_it_by_a_period_at_most(
+        inbox, clock, waited_s, periods):
+    put(inbox, START)
+    inbox.take()
+    clock.move(3.0)
+    put(inbox, START + 3 * PERIOD, waited_s=waited_s)
+    assert inbox.take().fresh
+    assert inbox.due_s == pytest.approx(1000.0 + (3.0 - periods) * PERIOD * 1e-9)
+
+
+def test_a_message_that_was_refused_late_is_due_when_it_arrived(inbox, clock):
+    put(inbox, START)
+    inbox.take()
+    clock.move(1.3)
+    inbox.refuse('joint_states', 'no position', START + PERIOD, 0.3 * PERIOD * 1e-9)
+    assert inbox.take().problem == 'no position'
+    assert inbox.due_s == pytest.approx(1000.0 + PERIOD * 1e-9)

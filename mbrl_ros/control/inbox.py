@@ -75,7 +75,8 @@ class ObservationInbox:
         self._arrived_s = self._due_at_s = self._earliest_s = 0.0
         self._start_over()
 
-    def put(self, topic: str, values: list[float], stamp_ns: int, age_s: float) -> None:
+    def put(self, topic: str, values: list[float], stamp_ns: int, age_s: float,
+            waited_s: float = 0.0) -> None:
         """
         Take the numbers of one message.
 
@@ -91,13 +92,16 @@ class ObservationInbox:
             How old it is on arrival [s], by its stamp. From a sensor whose clock is ahead it may
             be negative, and counts as nothing: such a message grows stale from its arrival on, so
             that what a clock is ahead hides as much delay, but no silence.
+        waited_s : float
+            Time [s] since it arrived in this process: a loop that is late hears it late.
 
         """
         missing = [self._robot.observation[i].name
                    for i, value in zip(self._fields[topic], values, strict=True)
                    if not math.isfinite(value)]
         if missing:
-            self.refuse(topic, f'{", ".join(missing)} on {topic} is not finite', stamp_ns)
+            self.refuse(topic, f'{", ".join(missing)} on {topic} is not finite', stamp_ns,
+                        waited_s)
             return
         with self._lock:
             if not self._is_newer(topic, stamp_ns):
@@ -106,17 +110,17 @@ class ObservationInbox:
             self._problems.pop(topic, None)
             self._measured_s[topic] = self._clock() - max(0.0, age_s)
             self._pace(topic, stamp_ns)
-            self._make_due()
+            self._make_due(waited_s)
 
-    def refuse(self, topic: str, problem: str, stamp_ns: int) -> None:
-        """Note that a message of this topic could not be used; the loop still ticks."""
+    def refuse(self, topic: str, problem: str, stamp_ns: int, waited_s: float = 0.0) -> None:
+        """Note that a message could not be used; the loop still ticks. Parameters as `put`."""
         with self._lock:
             if not self._is_newer(topic, stamp_ns):
                 return
             self.num_refused += 1
             self._problems[topic] = problem
             self._pace(topic, stamp_ns)
-            self._make_due()
+            self._make_due(waited_s)
 
     def take(self) -> Observation | None:
         """
@@ -197,13 +201,15 @@ class ObservationInbox:
         self._next_ns = (stamp_ns if is_off else self._next_ns) + period
         self._pacing_ns, self._is_fresh = stamp_ns, True
 
-    def _make_due(self) -> None:
+    def _make_due(self, waited_s: float) -> None:
         """Make a tick due if there is a message to act upon."""
         is_complete = not self._lockstep or all(
             self._newest_ns.get(topic, -1) >= self._pacing_ns for topic in self._fields)
         if not self._is_fresh or self._is_due or not is_complete:
             return
-        self._arrived_s, self._is_due = self._clock(), True
+        # A clock that was set must not put this into another period.
+        waited_s = min(max(0.0, waited_s), self._robot.dt_s)
+        self._arrived_s, self._is_due = self._clock() - waited_s, True
         self._due_at_s = max(self._arrived_s, self._earliest_s)
 
     def _set_deadline(self, now_s: float, fresh: bool) -> None:

@@ -21,7 +21,7 @@ from mbrl_ros.core.robot import load_robot
 from mbrl_ros.data.bag_metadata import EPISODE_TOPIC
 from mbrl_ros.data.bag_writer import BagWriter, TopicCounts
 from mbrl_ros.nodes.clock_map import ClockMap
-from mbrl_ros.nodes.diagnostics import Diagnostics, ERROR, OK, Report, WARN
+from mbrl_ros.nodes.diagnostics import Diagnostics, ERROR, OK, Report, REPORT_PERIOD_S, WARN
 from mbrl_ros.nodes.lifecycle import ManagedNode, NodeParams, run
 from mbrl_ros.nodes.messages import message_class, RELIABLE_QOS
 from mbrl_ros.nodes.topic_tap import TopicTap
@@ -75,11 +75,13 @@ class DataLogger(ManagedNode):
         self._record_services = [
             self.create_service(SetBool, '~/record', self._on_record),
             self.create_service(Trigger, '~/new_episode', self._on_new_episode)]
-        self._watch = self.create_timer(WATCH_PERIOD_S, self._on_watch,
-                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._diagnostics = Diagnostics(self, spec.name, {
             'recorder': self._report_recorder,
             **{tap.topic: partial(self._report_topic, tap) for tap in self._taps}})
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._regular = [
+            self.create_timer(WATCH_PERIOD_S, self._on_watch, clock=steady),
+            self.create_timer(REPORT_PERIOD_S, self._diagnostics.publish, clock=steady)]
 
     def activate(self) -> None:
         """Start to record, if that was asked for."""
@@ -93,8 +95,9 @@ class DataLogger(ManagedNode):
 
     def cleanup(self) -> None:
         """Release topics and services."""
+        for timer in self._regular:
+            self.destroy_timer(timer)
         self._diagnostics.close(self.ending)
-        self.destroy_timer(self._watch)
         for service in self._record_services:
             self.destroy_service(service)
         self.destroy_publisher(self._marks)

@@ -1,16 +1,16 @@
-"""A small /diagnostics updater: one status a concern, once a second, on the steady clock."""
+"""A small /diagnostics updater: one status a concern."""
 
 from collections.abc import Callable, Mapping
 import re
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 Report = tuple[bytes, str, Mapping[str, object]]
 ACK_TIMEOUT_S = 0.5
+REPORT_PERIOD_S = 1.0  # from one report to the next
 
 
 def status(name: str, hardware_id: str, report: Report) -> DiagnosticStatus:
@@ -23,7 +23,7 @@ def status(name: str, hardware_id: str, report: Report) -> DiagnosticStatus:
 
 class Diagnostics:
     """
-    Publishes the reports of a node on /diagnostics at 1 Hz, and logs each problem as it begins.
+    Publishes the reports of a node on /diagnostics, and logs each problem as it begins.
 
     Parameters
     ----------
@@ -42,11 +42,9 @@ class Diagnostics:
         self._problems: dict[str, str] = {}
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # Node.create_publisher of a lifecycle node is a plain publisher: it reports in any state.
-        self._timer = node.create_timer(1.0, self.publish,
-                                        clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def publish(self) -> None:
-        """Publish all reports now."""
+        """Publish all reports; to be called every `REPORT_PERIOD_S`."""
         reports = {concern: report() for concern, report in self._reports.items()}
         self._send(reports)
         log = self._node.get_logger()
@@ -62,7 +60,6 @@ class Diagnostics:
 
     def close(self, reason: str) -> None:
         """Say a last time, of every concern, why nothing more is reported."""
-        self._node.destroy_timer(self._timer)
         self._send(dict.fromkeys(self._reports, (DiagnosticStatus.STALE, reason, {})))
         self._publisher.wait_for_all_acked(Duration(seconds=ACK_TIMEOUT_S))
         self._node.destroy_publisher(self._publisher)

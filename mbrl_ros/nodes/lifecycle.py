@@ -1,7 +1,9 @@
 """The lifecycle node under all of ours, and the loop that runs one as a process."""
 
 from collections.abc import Callable
+from queue import SimpleQueue
 import signal
+from threading import Thread
 import traceback
 
 from pydantic import Field
@@ -158,11 +160,12 @@ def run(factory: Callable[[], ManagedNode]) -> int:
     Run one node as a process until it is told to end, by Ctrl-C or by a terminal that closes.
 
     Signals are ours, not rclpy's: rclpy would close the context first, and the safe value could no
-    longer be published.
+    longer be published. They wake the main thread; an executor that had to look for them would
+    have the interpreter for a millisecond each time, while the robot waits.
     """
-    stop: list[int] = []
+    ends: SimpleQueue[int | BaseException] = SimpleQueue()  # signals, or what a callback raised
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-        signal.signal(number, lambda received, frame: stop.append(received))
+        signal.signal(number, lambda received, frame: ends.put(received))
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = factory()
@@ -179,15 +182,37 @@ def run(factory: Callable[[], ManagedNode]) -> int:
             steps = [node.trigger_configure, node.trigger_activate]
         elif node.get_parameter('autoconfigure').value:
             steps = [node.trigger_configure]
-        status = int(any(not stop and step() != TransitionCallbackReturn.SUCCESS
+        status = int(any(ends.empty() and step() != TransitionCallbackReturn.SUCCESS
                          for step in steps))
-        while not stop and not status:
-            executor.spin_once(timeout_sec=0.1)
-        if stop:
-            node.ending = f'the node ends: {signal.Signals(stop[0]).name}'
+        end = None if status else _spin(executor, ends)
+        if isinstance(end, BaseException):
+            raise end
+        if end is not None:
+            node.ending = f'the node ends: {signal.Signals(end).name}'
             node.get_logger().info(node.ending)
     finally:
         node.leave()
         node.destroy_node()
         rclpy.shutdown()
     return status
+
+
+def _spin(executor: SingleThreadedExecutor, ends: SimpleQueue[int | BaseException]
+          ) -> int | BaseException:
+    """Spin on a thread until there is an end; return it."""
+    is_ending = False
+
+    def spin() -> None:
+        try:
+            while not is_ending:
+                executor.spin_once()
+        except BaseException as error:  # raised again where it ends the process
+            ends.put(error)
+
+    thread = Thread(target=spin, name='executor')
+    thread.start()
+    end = ends.get()
+    is_ending = True
+    executor.create_task(lambda: None)  # nothing less ends a round
+    thread.join()
+    return end

@@ -4,12 +4,12 @@ from contextlib import ExitStack
 from functools import partial
 import math
 from pathlib import Path
+from threading import Event
 import time
 from typing import Any
 
 import numpy as np
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockType
 from rclpy.task import Future
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
@@ -30,12 +30,13 @@ from mbrl_ros.core.paths import find_model
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.core.task import load_task
 from mbrl_ros.nodes import params
+from mbrl_ros.nodes.chore import Chore
 from mbrl_ros.nodes.command_outlet import CommandOutlet
 from mbrl_ros.nodes.control_loop import ControlLoop
 from mbrl_ros.nodes.controller_params import ControllerParams
 from mbrl_ros.nodes.controller_reports import ControllerReports
 from mbrl_ros.nodes.controller_topics import ControllerTopics
-from mbrl_ros.nodes.diagnostics import Diagnostics
+from mbrl_ros.nodes.diagnostics import Diagnostics, REPORT_PERIOD_S
 from mbrl_ros.nodes.goal_topics import GoalTopics
 from mbrl_ros.nodes.joint_order import check_joint_order
 from mbrl_ros.nodes.lifecycle import ManagedNode, run
@@ -128,10 +129,12 @@ class MpcController(ManagedNode):
             self._supervisor, p.plan_periods * robot.dt_s * 1e3, lambda: self.is_active)
         self._reports.facts = self._built.facts
         self._tell_of_model()
-        made.callback(self.destroy_timer, self.create_timer(
-            WATCH_PERIOD_S, self._watch_loop, clock=Clock(clock_type=ClockType.STEADY_TIME)))
         diagnostics = Diagnostics(self, robot.name, self._reports.concerns())
         made.callback(lambda: diagnostics.close(self.ending))
+        self._pause = Event()
+        for chore in (Chore(WATCH_PERIOD_S, self._watch_loop, self._fail),
+                      Chore(REPORT_PERIOD_S, diagnostics.publish, self._fail, self._pause)):
+            made.callback(chore.close)
         self._hear(made)
 
     def _hear(self, made: ExitStack) -> None:
@@ -251,17 +254,19 @@ class MpcController(ManagedNode):
 
     # What the receiver calls, in its thread.
 
-    def _observe(self, topic: str, reader: FieldReader, message: Any, _info: Any) -> None:
+    def _observe(self, topic: str, reader: FieldReader, message: Any, info: Any) -> None:
+        heard = time.time_ns()
+        waited_s = (heard - (info['received_timestamp'] or heard)) * 1e-9
         # The node's clock takes a while, in which the robot waits.
-        now = self.get_clock().now().nanoseconds if self._is_simulated else time.time_ns()
+        now = self.get_clock().now().nanoseconds if self._is_simulated else heard
         stamp = stamp_ns(message, now)
         try:
             values = reader.read(message, stamp)
         except ObservationError as error:
             self.get_logger().error(f'{topic}: {error}', throttle_duration_sec=2.0)
-            self._inbox.refuse(topic, str(error), stamp)
+            self._inbox.refuse(topic, str(error), stamp, waited_s)
             return
-        self._inbox.put(topic, values, stamp, (now - stamp) * 1e-9)
+        self._inbox.put(topic, values, stamp, (now - stamp) * 1e-9, waited_s)
 
     # Callbacks, in the executor's thread.
 
@@ -359,9 +364,13 @@ class MpcController(ManagedNode):
         if tick.verdict.safe:
             self.get_logger().error(f'safe value sent: {tick.verdict.reason}',
                                     throttle_duration_sec=2.0)
+        self._pause.set()
 
     def _warn(self, text: str) -> None:
         self.get_logger().warning(text)
+
+    def _fail(self, text: str) -> None:
+        self.get_logger().error(text)
 
     def _note_crash(self, text: str) -> None:
         self._reports.crash = text

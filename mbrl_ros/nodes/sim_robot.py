@@ -12,7 +12,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from mbrl_ros.core.errors import MbrlError, SpecError
 from mbrl_ros.core.robot import load_robot
-from mbrl_ros.nodes.diagnostics import Diagnostics, ERROR, OK, Report, WARN
+from mbrl_ros.nodes.chore import Chore
+from mbrl_ros.nodes.diagnostics import Diagnostics, ERROR, OK, Report, REPORT_PERIOD_S, WARN
 from mbrl_ros.nodes.lifecycle import ManagedNode, NodeParams, run
 from mbrl_ros.nodes.messages import fill, message_class, RELIABLE_QOS
 from mbrl_ros.nodes.receiver import Apart, Receiver
@@ -94,6 +95,8 @@ class SimRobot(ManagedNode):
             self.create_service(Trigger, '~/step', self._on_step)]
         self._diagnostics = Diagnostics(self, spec.name, {'loop': self._report_loop,
                                                           'commands': self._report_commands})
+        self._reporting = Chore(REPORT_PERIOD_S, self._diagnostics.publish, self.fail,
+                                self._loop.pause)
         self.get_logger().info(f"simulating '{spec.name}' at {spec.control_rate_hz:g} Hz, "
                                f'{"lock-step" if p.lockstep else "real time"}, seed {p.seed}')
 
@@ -109,6 +112,7 @@ class SimRobot(ManagedNode):
     def cleanup(self) -> None:
         """Release topics, services and the robot."""
         self._receiver.close()
+        self._reporting.close()
         self._diagnostics.close(self.ending)
         for publisher in (*self._observers.values(), *self._clocks):
             self.destroy_publisher(publisher)

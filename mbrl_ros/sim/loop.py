@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 import math
-from threading import Condition, Thread
+from threading import Condition, Event, Thread
 import time
 import traceback
 from typing import Any, Protocol, TypeVar
@@ -78,6 +78,11 @@ class SimLoop:
     watchdog_periods : int
         Control periods without a command after which the safe value acts; real time only.
 
+    Attributes
+    ----------
+    pause : Event
+        Set at the end of each tick.
+
     """
 
     def __init__(self, robot: MujocoRobot, outlet: Outlet, rng: np.random.Generator, *,
@@ -91,6 +96,7 @@ class SimLoop:
         self.inbox = CommandInbox(spec.action)
         self._delay = CommandDelay(actuation_delay_steps, spec.safe_value)
         self._wake = Condition()
+        self.pause = Event()
         self._thread: Thread | None = None
         self.num_steps = self.num_received = self.num_rejected = self.num_trips = 0
         self.num_episodes = 0
@@ -289,3 +295,4 @@ class SimLoop:
         if self._remaining is not None:
             self._remaining -= 1
         self.grid.advance()
+        self.pause.set()

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from mbrl_ros.core.errors import ObservationError
 from mbrl_ros.core.robot import load_robot
-from mbrl_ros.nodes.messages import build_commands, fill, has_stamp, message_class
+from mbrl_ros.nodes.command_builder import CommandBuilder
+from mbrl_ros.nodes.messages import fill, has_stamp, message_class
 from mbrl_ros.sim.command_inbox import CommandInbox
 from mbrl_ros.sim.mujoco_robot import MujocoRobot
 
@@ -22,7 +23,8 @@ ARM = [U, U | {'name': 'v', 'path': 'points[0].effort[wrist]'}]
 
 
 def test_a_twist_is_filled_and_may_be_stamped():
-    message = build_commands(load_robot('base'), [0.5, -1.0])['diff_drive_controller/cmd_vel']
+    commands = CommandBuilder(load_robot('base')).build([0.5, -1.0])
+    message = commands['diff_drive_controller/cmd_vel']
     assert has_stamp(message)
     assert (message.twist.linear.x, message.twist.angular.z) == (0.5, -1.0)
     assert (message.twist.linear.y, message.twist.angular.x) == (0.0, 0.0)
@@ -31,7 +33,7 @@ def test_a_twist_is_filled_and_may_be_stamped():
 def test_a_message_without_header_needs_no_stamp():
     plain = U | {'type': 'geometry_msgs/msg/Twist', 'path': 'linear.x'}
     robot = tiny_robot(action=[plain, plain | {'name': 'v', 'path': 'angular.z'}])
-    message = build_commands(robot, [0.25, -0.5])['commands']
+    message = CommandBuilder(robot).build([0.25, -0.5])['commands']
     assert not has_stamp(message)
     assert (message.linear.x, message.angular.z) == (0.25, -0.5)
     inbox = CommandInbox(robot.action)
@@ -41,13 +43,13 @@ def test_a_message_without_header_needs_no_stamp():
 def test_arrays_are_filled_by_index_whatever_the_order_of_the_spec():
     numbers = U | {'type': 'std_msgs/msg/Float64MultiArray', 'path': 'data[1]'}
     robot = tiny_robot(action=[numbers, numbers | {'name': 'v', 'path': 'data[0]'}])
-    assert build_commands(robot, [1.0, 2.0])['commands'].data.tolist() == [2.0, 1.0]
+    assert CommandBuilder(robot).build([1.0, 2.0])['commands'].data.tolist() == [2.0, 1.0]
 
 
 def test_a_trajectory_carries_the_whole_plan():
     robot = tiny_robot(action=ARM)
     plan = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]])
-    message = build_commands(robot, plan[0], following=plan[1:])['commands']
+    message = CommandBuilder(robot).build(plan[0], following=plan[1:])['commands']
     assert has_stamp(message)
     assert list(message.joint_names) == ['elbow', 'wrist']
     np.testing.assert_array_equal([p.effort for p in message.points], plan)
@@ -66,14 +68,14 @@ def test_a_trajectory_carries_the_whole_plan():
 
 def test_a_long_trajectory_counts_seconds():
     robot = tiny_robot(action=[U])
-    message = build_commands(robot, [0.0], following=np.zeros((14, 1)))['commands']
+    message = CommandBuilder(robot).build([0.0], following=np.zeros((14, 1)))['commands']
     # 15 periods of 0.1 s.
     last = message.points[-1].time_from_start
     assert (last.sec, last.nanosec) == (1, 5 * 10**8)
 
 
 def test_only_a_trajectory_has_room_for_what_follows():
-    alone, with_plan = (build_commands(load_robot('base'), [0.5, -1.0], following=following)
+    alone, with_plan = (CommandBuilder(load_robot('base')).build([0.5, -1.0], following=following)
                         for following in ((), [[9.0, 9.0]]))
     assert alone == with_plan
 

@@ -31,12 +31,13 @@ def test_plans_of_different_length_leave_at_one_phase():
     arrived_s = 5.0 + PERIOD_S * np.arange(2000)
     plan_s = rng.uniform(0.002, 0.004, 2000)
     left = run(arrived_s, plan_s)[500:]
-    # The hold is the 98.5th percentile, 3.97 ms: at most 0.03 ms is left of the 2 ms, of three
-    # commands in two hundred. Of the 500 to 1000 samples remembered it has a std of at most
-    # sqrt(0.015 x 0.985 / 500) x 2 ms = 11 us: four of them, and what is left.
-    np.testing.assert_allclose(left - arrived_s[500:], 0.00397, atol=7.5e-5)
+    # The hold is the 96th percentile, 3.92 ms: at most 0.08 ms is left of the 2 ms, of four
+    # commands in a hundred. Of the 500 to 1000 samples remembered it has a std of at most
+    # sqrt(0.04 x 0.96 / 500) x 2 ms = 18 us: four of them, and what is left.
+    np.testing.assert_allclose(left - arrived_s[500:], 0.00392, atol=1.5e-4)
     errors_s = np.abs(np.diff(left) - PERIOD_S)
-    assert np.quantile(errors_s, 0.5) < 1e-5
+    # One distance in twelve is one to or from such a command.
+    assert np.quantile(errors_s, 0.8) < 1e-5
     assert errors_s.max() < 4e-4
     # As they are ready, the distance of two varies by up to 2 ms.
     assert np.abs(np.diff(arrived_s + plan_s) - PERIOD_S).max() > 1.8e-3
@@ -49,8 +50,8 @@ def test_jitter_of_the_arrivals_is_smoothed():
     # Of uniform jitter (std 0.3 ms / sqrt(12) = 87 us) a first-order filter of gain 1/16 leaves
     # sqrt(g / (2 - g)) = 0.18; the distance of two beats changes by g times that jitter at most.
     errors_s = np.abs(np.diff(left) - PERIOD_S)
-    # Three commands in two hundred are late, which shows in two distances each.
-    assert np.quantile(errors_s, 0.9) < 3e-4 / 16 + 1e-6
+    # Four commands in a hundred are late, which shows in two distances each.
+    assert np.quantile(errors_s, 0.8) < 3e-4 / 16 + 1e-6
 
 
 @pytest.mark.parametrize('off', [0.999, 1.001])
@@ -62,6 +63,14 @@ def test_it_follows_a_sensor_whose_clock_is_off(off):
     assert np.ptp(delays_s) < 1e-5
     assert abs(delays_s[-1] - 0.003) <= 16 * 1e-5
     np.testing.assert_allclose(np.diff(left), PERIOD_S * off, atol=1e-6)
+
+
+def test_the_next_observation_is_foreseen_by_the_beat():
+    metronome = Metronome(PERIOD_S, LONGEST_S)
+    arrived_s = 5.0 + PERIOD_S * np.arange(100)
+    assert metronome.next_s() < 0.0  # before the first one none is
+    run(arrived_s, np.full(100, 0.003), metronome)
+    assert metronome.next_s() == pytest.approx(arrived_s[-1] + PERIOD_S)
 
 
 def test_a_lost_observation_does_not_shift_the_beat():
@@ -89,13 +98,13 @@ def test_a_pause_starts_a_new_rhythm():
 
 def test_no_hold_makes_the_next_tick_late():
     # One tick at a time: it begins when the observation is there and the tick before is over. One
-    # in thirty takes 9 ms; 3 ms follow each command. Of 10 ms that leaves a hold of 7 ms. Held
+    # in ten takes 9 ms; 3 ms follow each command. Of 10 ms that leaves a hold of 7 ms. Held
     # until they are ready, 9 ms, all ticks would end after 12 ms and begin later and later, until
     # nothing is held but by the deadline.
     metronome, free_s, rest_s = Metronome(PERIOD_S, 1.0), 0.0, 0.003
     delays_s = []
     for index, arrived_s in enumerate(5.0 + PERIOD_S * np.arange(2000)):
-        ready_s = max(arrived_s, free_s) + (0.009 if index % 30 == 0 else 0.004)
+        ready_s = max(arrived_s, free_s) + (0.009 if index % 10 == 0 else 0.004)
         metronome.arrive(arrived_s)
         left_s = metronome.leave_s(arrived_s, ready_s)
         free_s = left_s + rest_s
@@ -103,7 +112,7 @@ def test_no_hold_makes_the_next_tick_late():
         delays_s.append(left_s - arrived_s)
     # 9 ms + 3 ms is 2 ms late; with 4 ms of planning the next is ready after 6 ms: in rhythm.
     assert metronome.hold_s == pytest.approx(PERIOD_S - rest_s)
-    assert np.quantile(delays_s[100:], 0.95) == pytest.approx(0.007)
+    assert np.quantile(delays_s[100:], 0.85) == pytest.approx(0.007)
     assert max(delays_s) == pytest.approx(0.009)
 
 

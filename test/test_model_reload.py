@@ -179,7 +179,7 @@ def test_an_engine_that_waits_is_closed_unless_plans_are_made_with_it(eventually
     inbox = SimpleNamespace(take=lambda: None, due_in_s=lambda: 1e-3)
     receiver = SimpleNamespace(lend=lambda work: Thread(target=work, args=[time.sleep]).start())
     loop = ControlLoop(receiver, inbox, pilot, None, Latch(), None, 0.0, RealTimeParams(), None,
-                       log.append, tell, log.append)
+                       None, log.append, tell, log.append)
     loop.start()
     loop.replace_engine(engine('a'))
     assert eventually(lambda: pilot.offered == 'a')

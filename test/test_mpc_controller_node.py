@@ -30,6 +30,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rclpy.lifecycle import TransitionCallbackReturn
 from std_msgs.msg import Float64
 
+from mbrl_ros.nodes.hearing import Rehearsal
 from mbrl_ros.runtime import artifact
 
 OK = TransitionCallbackReturn.SUCCESS
@@ -255,6 +256,30 @@ def test_before_the_first_observation_the_safe_value_is_sent(start, robot, event
 
 
 # What it reports
+
+
+def test_what_it_rehearses_once_a_period_comes_to_nothing(start, robot, monkeypatch):
+    rehearsals, rehearse = [], Rehearsal.__call__
+
+    def count(rehearsal):
+        rehearse(rehearsal)
+        rehearsals.append(time.monotonic())
+    monkeypatch.setattr(Rehearsal, '__call__', count)
+    # A quarter of the period ahead: without real-time priority a sleep ends a millisecond late.
+    monkeypatch.setattr('mbrl_ros.nodes.control_loop.REHEARSAL_S', 0.010)
+    monkeypatch.setattr('mbrl_ros.nodes.control_loop.LATEST_REHEARSAL_S', 0.008)
+    controller = start(lockstep=False)
+    observed, begin_s = [], time.monotonic()
+    for number in range(40):
+        time.sleep(max(0.0, begin_s + number * DT_S - time.monotonic()))
+        observed.append(time.monotonic())
+        robot.observe(stamp_ns=time.time_ns())
+    # One between two observations; a machine that stalls leaves some out.
+    counts, _ = np.histogram(rehearsals, observed)
+    assert set(counts) <= {0, 1}
+    assert counts.sum() > 20
+    inbox = controller._inbox
+    assert (inbox.num_refused, inbox.num_out_of_order, inbox.num_clock_jumps) == (0, 0, 0)
 
 
 def test_diagnostics_once_a_second_with_the_figures(start, robot, answer, eventually, files):

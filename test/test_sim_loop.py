@@ -22,6 +22,9 @@ class FakeOutlet:
     def publish_clock(self, stamp_ns):
         pass
 
+    def rehearse(self, messages):
+        pass
+
     def build_observation(self, readings):
         return readings
 

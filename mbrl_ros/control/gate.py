@@ -1,6 +1,7 @@
 """The safety gate: the last thing before the command topic. It cannot be switched off."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 
@@ -65,11 +66,13 @@ class SafetyGate:
                  latch: Latch | None = None) -> None:
         self.max_spread, self._names = max_spread, robot.action_names
         self._latch = latch or Latch()
-        self._low, self._high = robot.action_min, robot.action_max
         self._safe_value = robot.safe_value
         self._termination = [(robot.state_names.index(name), name, bounds)
                              for name, bounds in termination.items()]
-        self._step = robot.action_rate_limit * robot.dt_s
+        # Of each action; lists, because few numbers are judged sooner than arrays, and the robot
+        # waits meanwhile.
+        self._low, self._high = robot.action_min.tolist(), robot.action_max.tolist()
+        self._step = (robot.action_rate_limit * robot.dt_s).tolist()
         self.last = self._safe_value
 
     def forget(self) -> None:
@@ -105,14 +108,17 @@ class SafetyGate:
         reason = self._latch.reason or problem or self._refusal(action, state, spread)
         if reason or action is None:
             return Verdict(self._safe_value, reason or 'no plan yet', safe=True)
-        slowed = np.minimum(np.maximum(action, last - self._step), last + self._step)
-        limited = np.abs(slowed - action) > TOLERANCE
-        # What rounding put beyond a limit is brought back to it.
-        slowed = np.minimum(np.maximum(slowed, self._low), self._high)
-        if limited.any():
-            names = ', '.join(np.array(self._names)[limited])
-            return Verdict(slowed, f'slowed to the rate limit: {names}', safe=False)
-        return Verdict(slowed, '', safe=False)
+        command, limited = [], []
+        for name, wanted, before, low, high, step in zip(
+                self._names, action.tolist(), last.tolist(), self._low, self._high, self._step,
+                strict=True):
+            slowed = min(max(wanted, before - step), before + step)
+            if abs(slowed - wanted) > TOLERANCE:
+                limited.append(name)
+            # What rounding put beyond a limit is brought back to it.
+            command.append(min(max(slowed, low), high))
+        reason = f'slowed to the rate limit: {", ".join(limited)}' if limited else ''
+        return Verdict(np.array(command), reason, safe=False)
 
     def _refusal(self, action: np.ndarray | None, state: np.ndarray | None,
                  spread: float) -> str:
@@ -124,9 +130,11 @@ class SafetyGate:
                         f'[{bounds.min:g}, {bounds.max:g}]')
         if action is None:
             return 'no plan yet'
-        if not np.isfinite(action).all():
+        values = action.tolist()
+        if not all(map(isfinite, values)):
             return f'action is not finite: {action}'
-        if ((action < self._low - TOLERANCE) | (action > self._high + TOLERANCE)).any():
+        if not all(low - TOLERANCE <= value <= high + TOLERANCE
+                   for value, low, high in zip(values, self._low, self._high, strict=True)):
             return f'action {action} outside the limits [{self._low}, {self._high}]'
         if not spread <= self.max_spread:
             return (f'model not trusted here: members disagree by {spread:.3g} typical steps, '

@@ -156,8 +156,9 @@ class Mpc:
             If too few candidates have a finite cost.
 
         """
+        began = time.perf_counter()
         shift = min(tick - self._tick, self._rollout.horizon) if self._tick else 0
-        return self.decide(Inputs(
+        return self._decide(began, Inputs(
             tick, observation, np.reshape(in_flight, (-1, len(self._robot.action))),
             self._planner.shift(self._state, shift) if shift else self._state,
             self._generator.bit_generator.state, self._rollout.goal, self._rollout.weights,
@@ -173,7 +174,9 @@ class Mpc:
             If too few candidates have a finite cost.
 
         """
-        began = time.perf_counter()
+        return self._decide(time.perf_counter(), inputs)
+
+    def _decide(self, began: float, inputs: Inputs) -> Decision:
         self._generator.bit_generator.state = inputs.generator
         start = inputs.observation
         for command in inputs.in_flight:

@@ -72,9 +72,11 @@ class Supervisor:
 
     def doubt(self) -> str:
         """Return why commands are restrained; empty if they are not."""
-        does = {'full': '', 'slow': f'slowed to {self.restraint.scale:.0%} of the plan',
+        if self.restraint.level == 'full':
+            return ''
+        does = {'slow': f'slowed to {self.restraint.scale:.0%} of the plan',
                 'hold': 'last command held', 'stop': 'stopped'}[self.restraint.level]
-        return does and f'the model is surprised, {does}: {self.trust.describe()}'
+        return f'the model is surprised, {does}: {self.trust.describe()}'
 
     def review(self, index: int, state: np.ndarray | None, stamp_ns: int, command: np.ndarray,
                decision: Decision | None) -> None:

@@ -203,18 +203,24 @@ class PlanPilot:
             problem = self._plan_ahead(seen, state, fresh=observation.fresh) \
                 if self._chunk_steps > 1 else self._plan_now(seen, fresh=observation.fresh)
         failed, last = bool(problem), self._plans.last
-        tick = self._act(self._index, state, problem, self._gate.last)
-        self._gate.last = tick.verdict.command
-        self._sent.append(tick.verdict.command)
+        verdict, decision, rung, is_restrained = self._act(self._index, state, problem,
+                                                           self._gate.last)
+        self._gate.last = verdict.command
+        self._sent.append(verdict.command)
         is_covered = last is not None and self._index - last.tick < self._chunk_steps
         missed = (usable and not failed and observation.fresh and not is_covered
                   and self._plans.due <= self._index)
         finished, failure = self._plans.take_news()
-        return replace(tick, missed=missed, finished=finished, failure=failure)
+        return Tick(self._index, verdict, decision, missed, rung, finished, failure,
+                    is_restrained)
 
     def _act(self, index: int, state: np.ndarray | None, problem: str,
-             before: np.ndarray) -> Tick:
-        """Return what a tick does, now or ahead, as far as is known now; nothing is sent."""
+             before: np.ndarray) -> tuple[Verdict, Decision | None, Rung, bool]:
+        """
+        Return what a tick does, now or ahead, as far as is known now; nothing is sent.
+
+        That is `verdict`, `decision`, `rung` and `is_restrained` of the Tick.
+        """
         last = self._plans.last
         action, rung = climb_down(self._ladder, last, index, before, self._chunk_steps)
         decision = last if action is not None else None
@@ -233,8 +239,7 @@ class PlanPilot:
         verdict = self._gate.judge(action, state, problem, spread, before)
         if doubt and not verdict.reason:
             verdict = replace(verdict, reason=doubt)
-        return Tick(index, verdict, decision, missed=False, rung='safe' if verdict.safe else rung,
-                    is_restrained=bool(doubt))
+        return verdict, decision, 'safe' if verdict.safe else rung, bool(doubt)
 
     def _plan_now(self, state: np.ndarray, *, fresh: bool) -> str:
         """Plan for this tick; return what went wrong, if anything."""
@@ -269,7 +274,8 @@ class PlanPilot:
         """Return the k commands (A,) until the next plan, if what intervenes now goes on."""
         commands = [self._gate.last]
         for index in range(self._index, self._index + self._chunk_steps):
-            commands.append(self._act(index, state, problem, commands[-1]).verdict.command)
+            verdict, *_ = self._act(index, state, problem, commands[-1])
+            commands.append(verdict.command)
         return commands[1:]
 
     def prepare_review(self) -> None:

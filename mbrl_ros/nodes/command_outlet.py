@@ -14,7 +14,8 @@ from rclpy.publisher import Publisher
 from mbrl_ros.control.gate import limit_following
 from mbrl_ros.control.latch import Latch
 from mbrl_ros.core.robot import JOINT_TRAJECTORY, RobotSpec
-from mbrl_ros.nodes.messages import build_commands, COMMAND_QOS, has_stamp
+from mbrl_ros.nodes.command_builder import CommandBuilder
+from mbrl_ros.nodes.messages import COMMAND_QOS, has_stamp
 from mbrl_ros.nodes.qos import advertise
 
 ACK_TIMEOUT_S = 0.5
@@ -59,6 +60,7 @@ class CommandOutlet:
 
     def __init__(self, node: Node, robot: RobotSpec, latch: Latch) -> None:
         self._node, self._robot, self._latch, self._lock = node, robot, latch, Lock()
+        self._builder = CommandBuilder(robot)
         self._publishers: dict[str, Publisher] = {
             topic: advertise(node, kind, topic, COMMAND_QOS)
             for topic, kind in robot.action_topics().items()}
@@ -112,8 +114,8 @@ class CommandOutlet:
             if following is not None and len(following):
                 points = limit_following(self._robot, command, following).tolist()
             points.append(self._robot.safe_value.tolist())
-        return Outgoing(build_commands(self._robot, command.tolist(), following=points),
-                        observed_ns, num_trips)
+        return Outgoing(self._builder.build(command.tolist(), following=points), observed_ns,
+                        num_trips)
 
     def send(self, outgoing: Outgoing) -> None:
         """Publish a command, or in its place the safe value."""

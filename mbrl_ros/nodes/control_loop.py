@@ -19,6 +19,11 @@ POLL_S = 0.1
 # A sleep ends up to this much late, and what runs after it is slow at first: so the last of the
 # way is not slept.
 AWAKE_S = 3e-4
+# A rehearsal begins so long before a message is due: it is over before a simulated robot
+# publishes that.
+REHEARSAL_S = 1e-3
+# If the tick before took so long that it begins later than this, there is none.
+LATEST_REHEARSAL_S = 3e-4
 # Time to be told of every tick; the command is already on its way.
 OnTick = Callable[[Tick, int], None]
 
@@ -41,6 +46,8 @@ class ControlLoop:
         Time after an observation within which nothing else may be done; infinite in lock-step.
     realtime : RealTimeParams
         What the operating system is asked for.
+    rehearse : callable
+        Does what the next message is going to need, shortly before that is due.
     on_tick : callable
         Takes each tick and the stamp [ns] of the observation it answers.
     on_crash : callable
@@ -54,17 +61,18 @@ class ControlLoop:
 
     def __init__(self, receiver: Receiver, inbox: ObservationInbox, pilot: Pilot,
                  outlet: CommandOutlet, latch: Latch, metronome: Metronome | None,
-                 slack_s: float, realtime: RealTimeParams, on_tick: OnTick,
+                 slack_s: float, realtime: RealTimeParams, rehearse: Callable[[], None],
+                 on_tick: OnTick,
                  on_crash: Callable[[str], None], on_engine: Callable[[Engine], None],
                  warn: Callable[[str], None]) -> None:
         self._receiver, self._inbox, self._pilot = receiver, inbox, pilot
         self._outlet, self._latch = outlet, latch
         self._metronome, self._slack_s, self._realtime = metronome, slack_s, realtime
-        self._on_tick, self._on_crash = on_tick, on_crash
+        self._rehearse, self._on_tick, self._on_crash = rehearse, on_tick, on_crash
         self._on_engine, self._warn = on_engine, warn
         # A stop from before is forgotten with its release, like one from now on.
         self._num_trips = latch.num_trips - bool(latch.reason)
-        self._alive_s = time.monotonic()
+        self._alive_s, self._is_rehearsed = time.monotonic(), False
         self._stop, self._ended = Event(), Event()
         self._engines: deque[Engine] = deque()  # the first is offered to the pilot
 
@@ -97,8 +105,7 @@ class ControlLoop:
                     self._alive_s = time.monotonic()
                     if self._take_engine():
                         thread.cover_new_threads()
-                    # Past the deadline too: a message that came meanwhile is better than none.
-                    receive(max(0.0, min(POLL_S, self._inbox.due_in_s())))
+                    self._wait(receive)
                     observation = self._inbox.take()
                     if observation is not None:
                         self._tick(observation, self._inbox.due_s)
@@ -112,6 +119,20 @@ class ControlLoop:
         finally:
             self._ended.set()
 
+    def _wait(self, receive: Receive) -> None:
+        """Wait for what may make a tick due; rehearse on the way, once a period."""
+        wait_s = self._inbox.due_in_s()
+        if self._metronome is not None:
+            rehearsal_s = self._metronome.next_s() - REHEARSAL_S - time.monotonic()
+            if rehearsal_s > 0.0:
+                wait_s = min(wait_s, rehearsal_s)
+                self._is_rehearsed = False
+            elif rehearsal_s > -LATEST_REHEARSAL_S and not self._is_rehearsed:
+                self._rehearse()
+                self._is_rehearsed = True
+        # Past the deadline too: a message that came meanwhile is better than none.
+        receive(max(0.0, min(POLL_S, wait_s)))
+
     def _tick(self, observation: Observation, due_s: float) -> None:
         if observation.state is None and not observation.fresh:
             self._outlet.send_safe()  # nothing was observed yet
@@ -120,12 +141,13 @@ class ControlLoop:
         if self._num_trips != num_trips and not self._latch.reason:
             self._pilot.forget()  # plans from before the stop must not move the robot
             self._num_trips = num_trips
+        if self._metronome is not None and observation.fresh:
+            self._metronome.arrive(due_s)
         tick = self._pilot.tick(observation)
         outgoing = self._outlet.prepare(tick.verdict.command, observation.stamp_ns, tick.following,
                                         num_trips)
         metronome = self._metronome if observation.fresh and not tick.verdict.safe else None
         if metronome is not None:
-            metronome.arrive(due_s)
             ready_s = time.monotonic()
             leave_s = metronome.leave_s(due_s, ready_s)
             if leave_s > ready_s:  # a sleep of no length takes its time, too

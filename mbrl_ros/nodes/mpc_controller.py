@@ -1,12 +1,9 @@
 """The controller node: drives a robot with a learned model, or collects data from it."""
 
 from contextlib import ExitStack
-from functools import partial
 import math
 from pathlib import Path
 from threading import Event
-import time
-from typing import Any
 
 import numpy as np
 from rclpy.callback_groups import ReentrantCallbackGroup
@@ -24,8 +21,7 @@ from mbrl_ros.control.meter import Meter
 from mbrl_ros.control.metronome import Metronome
 from mbrl_ros.control.tick import PlanPilot, Tick
 from mbrl_ros.control.trust import TrustConfig
-from mbrl_ros.core.errors import ObservationError, PlanningError
-from mbrl_ros.core.field_reader import FieldReader
+from mbrl_ros.core.errors import PlanningError
 from mbrl_ros.core.paths import find_model
 from mbrl_ros.core.robot import load_robot
 from mbrl_ros.core.task import load_task
@@ -38,9 +34,10 @@ from mbrl_ros.nodes.controller_reports import ControllerReports
 from mbrl_ros.nodes.controller_topics import ControllerTopics
 from mbrl_ros.nodes.diagnostics import Diagnostics, REPORT_PERIOD_S
 from mbrl_ros.nodes.goal_topics import GoalTopics
+from mbrl_ros.nodes.hearing import Hearing, Rehearsal
 from mbrl_ros.nodes.joint_order import check_joint_order
 from mbrl_ros.nodes.lifecycle import ManagedNode, run
-from mbrl_ros.nodes.messages import LATCHED_QOS, message_class, RELIABLE_QOS, SENSOR_QOS, stamp_ns
+from mbrl_ros.nodes.messages import LATCHED_QOS, message_class, RELIABLE_QOS, SENSOR_QOS
 from mbrl_ros.nodes.model_reload import ModelReload
 from mbrl_ros.nodes.qos import subscribe
 from mbrl_ros.nodes.realtime import RealTimeParams
@@ -138,14 +135,15 @@ class MpcController(ManagedNode):
         self._hear(made)
 
     def _hear(self, made: ExitStack) -> None:
-        self._is_simulated = bool(self.get_parameter('use_sim_time').value)
+        is_simulated = bool(self.get_parameter('use_sim_time').value)
         qos, apart = RELIABLE_QOS if self.params.lockstep else SENSOR_QOS, Apart()
+        hearing = Hearing(self._robot, self._inbox, self._report_message,
+                          self._ros_now_ns if is_simulated else None)
+        self._rehearsal = Rehearsal(self._robot, hearing)
         subscriptions = []
         for topic, kind in self._robot.observation_topics().items():
-            reader = FieldReader([f for f in self._robot.observation if f.topic == topic],
-                                 self._robot.stale_after_s[topic])
-            subscriptions.append(subscribe(self, kind, topic,
-                                           partial(self._observe, topic, reader), qos, apart))
+            subscriptions.append(subscribe(self, kind, topic, hearing.callbacks[topic], qos,
+                                           apart))
             made.callback(self.destroy_subscription, subscriptions[-1])
         self._receiver = Receiver(self, subscriptions, self._note_crash)
         made.callback(self._receiver.close)
@@ -166,7 +164,7 @@ class MpcController(ManagedNode):
             self._receiver, self._inbox, self._built.pilot, self._outlet, self._latch,
             Metronome(period_s, self.params.deadline * period_s) if is_paced else None,
             period_s if is_paced else math.inf, params.read(self, RealTimeParams, 'realtime.'),
-            self._account, self._note_crash, self._take_engine, self._warn)
+            self._rehearsal, self._account, self._note_crash, self._take_engine, self._warn)
         self._loop.start()
 
     def _tell_of_model(self) -> None:
@@ -254,19 +252,11 @@ class MpcController(ManagedNode):
 
     # What the receiver calls, in its thread.
 
-    def _observe(self, topic: str, reader: FieldReader, message: Any, info: Any) -> None:
-        heard = time.time_ns()
-        waited_s = (heard - (info['received_timestamp'] or heard)) * 1e-9
-        # The node's clock takes a while, in which the robot waits.
-        now = self.get_clock().now().nanoseconds if self._is_simulated else heard
-        stamp = stamp_ns(message, now)
-        try:
-            values = reader.read(message, stamp)
-        except ObservationError as error:
-            self.get_logger().error(f'{topic}: {error}', throttle_duration_sec=2.0)
-            self._inbox.refuse(topic, str(error), stamp, waited_s)
-            return
-        self._inbox.put(topic, values, stamp, (now - stamp) * 1e-9, waited_s)
+    def _report_message(self, problem: str) -> None:
+        self.get_logger().error(problem, throttle_duration_sec=2.0)
+
+    def _ros_now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
 
     # Callbacks, in the executor's thread.
 

@@ -7,6 +7,7 @@ from typing import Any
 from builtin_interfaces.msg import Time
 import numpy as np
 from pydantic import Field
+from rclpy.serialization import serialize_message
 from rosgraph_msgs.msg import Clock
 from std_srvs.srv import SetBool, Trigger
 
@@ -132,6 +133,11 @@ class SimRobot(ManagedNode):
         """Return the messages of some topics, without their stamp."""
         return {topic: fill(message_class(self._kinds[topic])(), reading)
                 for topic, reading in readings.items()}
+
+    def rehearse(self, messages: dict[str, Any]) -> None:
+        """Go through the messages as publishing does."""
+        for message in messages.values():
+            serialize_message(message)
 
     def publish_observation(self, stamp_ns: int, messages: dict[str, Any]) -> None:
         """Publish what some topics report at one moment."""

@@ -37,6 +37,9 @@ class Outlet(Protocol):
     def build_observation(self, readings: Readings) -> dict[str, Any]:
         """Return what `publish_observation` takes, so that this is done before it is due."""
 
+    def rehearse(self, messages: dict[str, Any]) -> None:
+        """Do what publishing these needs, shortly before: what ran long ago runs slowly."""
+
     def publish_observation(self, stamp_ns: int, messages: dict[str, Any]) -> None:
         """Publish what some topics report at one moment."""
 
@@ -192,6 +195,7 @@ class SimLoop:
             due_s = self._due_s()
             if due_s - time.monotonic() > EARLY_S:
                 continue
+            self._outlet.rehearse(self._between[0][2] if self._between else self._messages)
             while time.monotonic() < due_s:
                 pass
             if not self._between:

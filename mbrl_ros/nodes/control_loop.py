@@ -62,9 +62,8 @@ class ControlLoop:
     def __init__(self, receiver: Receiver, inbox: ObservationInbox, pilot: Pilot,
                  outlet: CommandOutlet, latch: Latch, metronome: Metronome | None,
                  slack_s: float, realtime: RealTimeParams, rehearse: Callable[[], None],
-                 on_tick: OnTick,
-                 on_crash: Callable[[str], None], on_engine: Callable[[Engine], None],
-                 warn: Callable[[str], None]) -> None:
+                 on_tick: OnTick, on_crash: Callable[[str], None],
+                 on_engine: Callable[[Engine], None], warn: Callable[[str], None]) -> None:
         self._receiver, self._inbox, self._pilot = receiver, inbox, pilot
         self._outlet, self._latch = outlet, latch
         self._metronome, self._slack_s, self._realtime = metronome, slack_s, realtime

@@ -40,8 +40,8 @@ class Diagnostics:
                  reports: Mapping[str, Callable[[], Report]]) -> None:
         self._node, self._hardware_id, self._reports = node, hardware_id, dict(reports)
         self._problems: dict[str, str] = {}
-        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
         # Node.create_publisher of a lifecycle node is a plain publisher: it reports in any state.
+        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', 10)
 
     def publish(self) -> None:
         """Publish all reports; to be called every `REPORT_PERIOD_S`."""

@@ -213,6 +213,6 @@ def _spin(executor: SingleThreadedExecutor, ends: SimpleQueue[int | BaseExceptio
     thread.start()
     end = ends.get()
     is_ending = True
-    executor.create_task(lambda: None)  # nothing less ends a round
+    executor.create_task(lambda: None)  # a round ends with something done, not with a wake
     thread.join()
     return end

@@ -14,7 +14,7 @@ LONGEST_SILENCE = 200
 # A command is held until this share of all commands would be ready. The others leave as soon as
 # they are, most of them less than a millisecond later: were all to wait until those are ready, the
 # slowest commands of a minute would come another half of a millisecond later.
-READY_SHARE = 0.97
+READY_SHARE = 0.98
 # What follows a command is over before the next observation comes, this share of all times.
 REST_SHARE = 0.9
 # Commands that are looked at together, and how many such blocks are remembered. The hold is what

@@ -14,7 +14,7 @@ PROGRAM = """
 import sys, time
 import rclpy.executors
 from threading import Thread
-from std_srvs.srv import Trigger
+import mbrl_ros.nodes.lifecycle as lifecycle
 from mbrl_ros.nodes.lifecycle import ManagedNode, NodeParams, run
 
 rounds = []
@@ -24,7 +24,6 @@ class Counting(rclpy.executors.SingleThreadedExecutor):
         rounds.append(1)
         return super().wait_for_ready_callbacks(*args, **kwargs)
 
-import mbrl_ros.nodes.lifecycle as lifecycle
 lifecycle.SingleThreadedExecutor = Counting
 
 class Idle(ManagedNode):

@@ -51,7 +51,7 @@ def test_jitter_of_the_arrivals_is_smoothed():
     # sqrt(g / (2 - g)) = 0.18; the distance of two beats changes by g times that jitter at most.
     errors_s = np.abs(np.diff(left) - PERIOD_S)
     # Two commands in a hundred are late, which shows in two distances each.
-    assert np.quantile(errors_s, 0.8) < 3e-4 / 16 + 1e-6
+    assert np.quantile(errors_s, 0.9) < 3e-4 / 16 + 1e-6
 
 
 @pytest.mark.parametrize('off', [0.999, 1.001])
@@ -98,13 +98,13 @@ def test_a_pause_starts_a_new_rhythm():
 
 def test_no_hold_makes_the_next_tick_late():
     # One tick at a time: it begins when the observation is there and the tick before is over. One
-    # in ten takes 9 ms; 3 ms follow each command. Of 10 ms that leaves a hold of 7 ms. Held
+    # in thirty takes 9 ms; 3 ms follow each command. Of 10 ms that leaves a hold of 7 ms. Held
     # until they are ready, 9 ms, all ticks would end after 12 ms and begin later and later, until
     # nothing is held but by the deadline.
     metronome, free_s, rest_s = Metronome(PERIOD_S, 1.0), 0.0, 0.003
     delays_s = []
     for index, arrived_s in enumerate(5.0 + PERIOD_S * np.arange(2000)):
-        ready_s = max(arrived_s, free_s) + (0.009 if index % 10 == 0 else 0.004)
+        ready_s = max(arrived_s, free_s) + (0.009 if index % 30 == 0 else 0.004)
         metronome.arrive(arrived_s)
         left_s = metronome.leave_s(arrived_s, ready_s)
         free_s = left_s + rest_s
@@ -112,7 +112,7 @@ def test_no_hold_makes_the_next_tick_late():
         delays_s.append(left_s - arrived_s)
     # 9 ms + 3 ms is 2 ms late; with 4 ms of planning the next is ready after 6 ms: in rhythm.
     assert metronome.hold_s == pytest.approx(PERIOD_S - rest_s)
-    assert np.quantile(delays_s[100:], 0.85) == pytest.approx(0.007)
+    assert np.quantile(delays_s[100:], 0.95) == pytest.approx(0.007)
     assert max(delays_s) == pytest.approx(0.009)
 
 
